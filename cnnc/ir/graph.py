@@ -1,0 +1,172 @@
+"""The graph: immutable values, each with its type, its origin and one output.
+
+A value is an `Input`, a `Param` or a `Node`. A graph is a name, its inputs and its named outputs; everything else
+(order, parameters, users) is derived from them, so nothing can go stale and what no output reaches does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import TypeAlias
+
+from cnnc.diagnostics import Span
+from cnnc.ir.dim import Dim
+from cnnc.ir.op import Init, Op
+from cnnc.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A call on the way to a node: `layer1: stage(c=64, n=3, s=1)`, inside `parent`."""
+
+    call: str
+    parent: Frame | None = None
+
+    def path(self) -> tuple[str, ...]:
+        """The calls from the outermost to this one."""
+        calls: list[str] = []
+        frame: Frame | None = self
+        while frame is not None:
+            calls.append(frame.call)
+            frame = frame.parent
+        return tuple(reversed(calls))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in which source a value was written, and through which calls."""
+
+    span: Span
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """A tensor given at each run."""
+
+    name: str
+    type: TensorType
+    doc: str = ""
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Param:
+    """A weight or a statistic, by name; its array lives outside the graph. One Param used at two nodes is shared."""
+
+    name: str
+    type: TensorType
+    init: Init
+    trainable: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """An op applied to `inputs`, with its `params` by role. The type is computed here, by `op`; OpError refuses."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    params: Mapping[str, Param]
+    name: str
+    origin: Origin | None = None
+    type: TensorType = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", self.op.result(*(x.type for x in self.inputs)))
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+
+    @staticmethod
+    def make(op: Op, *inputs: Value, name: str, origin: Origin | None = None) -> Node:
+        """A node with fresh parameters named `{name}.{role}`."""
+        return Node(op, inputs, fresh_params(op, inputs, name), name, origin)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} = {self.op}: {self.type}>"
+
+    @property
+    def macs(self) -> Dim:
+        """Multiply-accumulates of one run."""
+        return self.op.macs(self.type, *(x.type for x in self.inputs))
+
+
+Value: TypeAlias = "Input | Node"
+
+
+def fresh_params(op: Op, inputs: Iterable[Value], prefix: str) -> dict[str, Param]:
+    """The parameters `op` wants on `inputs`, named `{prefix}.{role}`, in the element type of the first input."""
+    types = [x.type for x in inputs]
+    op.result(*types)
+    dtype = types[0].dtype if types else DType.F32
+    return {
+        role: Param(f"{prefix}.{role}", TensorType(spec.shape, dtype), spec.init, spec.trainable)
+        for role, spec in op.params(*types).items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Inputs in order and outputs by name; nodes, parameters and users are derived."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: Mapping[str, Value]
+    doc: str = ""
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """What the outputs reach, operands before users. The order is that of a depth-first walk from the outputs."""
+        order: list[Node] = []
+        done: set[Value] = set()
+        for output in self.outputs.values():
+            stack: list[tuple[Value, bool]] = [(output, False)]
+            while stack:
+                value, ready = stack.pop()
+                if not isinstance(value, Node) or (value in done and not ready):
+                    continue
+                if ready:
+                    order.append(value)
+                    continue
+                done.add(value)
+                stack.append((value, True))
+                stack.extend((x, False) for x in reversed(value.inputs) if x not in done)
+        return tuple(order)
+
+    @cached_property
+    def params(self) -> Mapping[str, Param]:
+        """The parameters of the nodes by name, in order of first use."""
+        return {param.name: param for node in self.nodes for param in node.params.values()}
+
+    @cached_property
+    def users(self) -> Mapping[Value, tuple[Node, ...]]:
+        """The nodes that read each value; a node that reads it twice stands twice."""
+        users: dict[Value, list[Node]] = {x: [] for x in (*self.inputs, *self.nodes)}
+        for node in self.nodes:
+            for x in node.inputs:
+                users[x].append(node)
+        return {value: tuple(nodes) for value, nodes in users.items()}
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbolic dims of the inputs."""
+        return frozenset(name for x in self.inputs for name in x.type.symbols)
+
+    def rebuild(self, rule: Callable[[Node, tuple[Value, ...]], Value], inputs: tuple[Input, ...] | None = None) -> Graph:
+        """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first."""
+        inputs = self.inputs if inputs is None else inputs
+        new: dict[Value, Value] = dict(zip(self.inputs, inputs, strict=True))
+        for node in self.nodes:
+            new[node] = rule(node, tuple(new[x] for x in node.inputs))
+        return replace(self, inputs=inputs, outputs={name: new[x] for name, x in self.outputs.items()})
+
+    def with_outputs(self, outputs: Mapping[str, Value]) -> Graph:
+        """The graph pruned to other outputs; inputs stay."""
+        return replace(self, outputs=dict(outputs))
+
+
+def keep(node: Node, inputs: tuple[Value, ...]) -> Node:
+    """`node` on other inputs; the same object where they are the same."""
+    same = len(inputs) == len(node.inputs) and all(a is b for a, b in zip(inputs, node.inputs, strict=True))
+    return node if same else Node(node.op, inputs, node.params, node.name, node.origin)

@@ -1,0 +1,237 @@
+"""Targets: what a graph can be compiled to, and the programs that come out.
+
+A target is an entry point of the group `cnnc.targets` that names a `Target` subclass, so a package can add one without
+touching cnnc. A backend writes one function per op class in a `Rules` table; an op without a rule is a diagnostic at the
+line of the model that used it, never a silent fallback.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from cnnc.diagnostics import CnncError, Diagnostic, Label, error
+from cnnc.ir.dim import evaluate, solve, substitute
+from cnnc.ir.graph import Graph
+from cnnc.ir.op import Op
+from cnnc.ir.types import DType, TensorType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+    Weights: TypeAlias = Mapping[str, Array]
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+class Rules(Generic[Rule]):
+    """A backend's table: one function per op class."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._rules: dict[type[Op], Rule] = {}
+
+    def __call__(self, *ops: type[Op]) -> Callable[[Rule], Rule]:
+        """Decorator: the function lowers these op classes."""
+
+        def add(rule: Rule) -> Rule:
+            for op in ops:
+                if op in self._rules:
+                    raise ValueError(f"{self.target} has two rules for {op.__name__}")
+                self._rules[op] = rule
+            return rule
+
+        return add
+
+    def __getitem__(self, op: Op) -> Rule:
+        return self._rules[type(op)]
+
+    def __contains__(self, op: type[Op]) -> bool:
+        return op in self._rules
+
+    def __iter__(self) -> Iterator[type[Op]]:
+        return iter(self._rules)
+
+    def check(self, graph: Graph) -> None:
+        """CnncError E0601, a diagnostic for each node whose op has no rule."""
+        unsupported(
+            self.target,
+            {node.name: f"has no rule for `{node.op.name}`" for node in graph.nodes if type(node.op) not in self._rules},
+            graph,
+        )
+
+
+def unsupported(target: str, reasons: Mapping[str, str], graph: Graph) -> None:
+    """Raise E0601 at the source line of each node named in `reasons`, which completes "target `cpu` ..."."""
+    found = []
+    for node in graph.nodes:
+        if node.name in reasons:
+            labels = (Label(node.origin.span, primary=True),) if node.origin else ()
+            path = node.origin.frame.path() if node.origin and node.origin.frame else ()
+            where = "" if labels else f" (node `{node.name}`)"
+            found.append(Diagnostic("E0601", f"target `{target}` {reasons[node.name]}{where}", labels, path))
+    if found:
+        raise CnncError(tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a program; a symbolic dim is bound at each run."""
+
+    name: str
+    type: TensorType
+    doc: str = ""
+
+
+class Program(ABC):
+    """A compiled network: call it with an array for each input, get a dict of output arrays.
+
+    Inputs are NumPy arrays, or anything that exports DLPack, of the port's element type; the outputs are NumPy arrays
+    (which export DLPack). Wrong names, ranks, sizes and element types are CnncErrors (E0204, E0320, E0303).
+    """
+
+    def __init__(self, target: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+        self.target, self.inputs, self.outputs = target, inputs, outputs
+
+    suffix: ClassVar[str] = ""
+    """The file ending of the target's own format (`.onnx`, `.py`), where it has one: `save("x.onnx")` writes that."""
+
+    @abstractmethod
+    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+        """The outputs for checked inputs; `dims` has the value of each symbolic dim."""
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """What an artifact holds of this program, by member name; `Target.load` takes it back."""
+
+    def export(self, path: Path) -> None:
+        """Write the target's own format to `path`, which ends in `suffix`."""
+        raise NotImplementedError(f"{self.target} has no format of its own")
+
+    def source(self) -> str:
+        """The generated source a person can read; '' where there is none."""
+        return ""
+
+    def __call__(self, **arrays: object) -> dict[str, Array]:
+        inputs, dims = self._checked(arrays)
+        return self.run(inputs, dims)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the program to a file, atomically: the target's own format if `path` ends in `suffix`, else an artifact."""
+        from cnnc.artifact import save
+
+        return save(self, Path(path))
+
+    def _checked(self, arrays: Mapping[str, object]) -> tuple[dict[str, Array], dict[str, int]]:
+        expected = {port.name: port for port in self.inputs}
+        wrong = [f"`{name}` is missing" for name in expected if name not in arrays]
+        wrong += [f"there is no input `{name}`" for name in arrays if name not in expected]
+        if wrong:
+            names = ", ".join(f"{port.name}: {port.type}" for port in self.inputs)
+            raise error("E0204", f"wrong inputs: {'; '.join(wrong)}", notes=[f"the inputs are {names}"])
+        dims: dict[str, int] = {}
+        inputs = {name: as_array(arrays[name], port, dims) for name, port in expected.items()}
+        for name, array in inputs.items():  # again, now that every symbol is bound: 16*h and h may come in any order
+            check_shape(array, expected[name], dims)
+        return inputs, dims
+
+
+def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
+    """`value` as a contiguous array of the port's rank and element type; binds symbols of single dims into `dims`."""
+    import numpy as np
+
+    array = np.asarray(value) if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray) else np.from_dlpack(value)
+    if array.dtype != numpy_dtype(port.type.dtype):
+        raise error(
+            "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",
+            help=f'convert it: `{port.name}.astype("{numpy_dtype(port.type.dtype)}")`',
+        )  # fmt: skip
+    if array.ndim != port.type.rank:
+        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}")
+    for dim, size in zip(port.type.shape, array.shape, strict=True):
+        for name, bound in (solve(substitute(dim, dims), size) or {}).items():
+            if isinstance(bound, int):
+                dims.setdefault(name, bound)
+    return np.ascontiguousarray(array)
+
+
+def check_shape(array: Array, port: Port, dims: Mapping[str, int]) -> None:
+    """CnncError E0320 unless the array has the port's shape for these dims, all at least 1."""
+    try:
+        expected = tuple(evaluate(dim, dims) for dim in port.type.shape)
+    except KeyError:
+        expected = ()
+    if array.shape != expected or 0 in expected:
+        known = {name: size for name, size in dims.items() if name in port.type.symbols}
+        where = f" for {', '.join(f'{k}={v}' for k, v in known.items())}" if known else ""
+        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}{where}")
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """NumPy's name for an element type; bf16 is ml_dtypes'."""
+    import numpy as np
+
+    if dtype is DType.BF16:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype({DType.F32: "float32", DType.F16: "float16"}[dtype])
+
+
+def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The inputs and outputs of a graph as ports."""
+    inputs = tuple(Port(x.name, x.type, x.doc) for x in graph.inputs)
+    return inputs, tuple(Port(name, x.type) for name, x in graph.outputs.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether a target works on this machine; `detail` has versions, or the reason and what to do."""
+
+    works: bool
+    detail: str
+
+
+class Target(ABC):
+    """A backend. Constructing one imports nothing heavy; the methods do, lazily."""
+
+    name: ClassVar[str]
+    doc: ClassVar[str]
+    """One line: what comes out."""
+    options: ClassVar[Mapping[str, str]] = {}
+    """The options `compile` takes, each with a line of documentation."""
+    native: ClassVar[bool] = False
+    """Whether artifacts hold native code, which is loaded only from a trusted artifact."""
+
+    @abstractmethod
+    def status(self) -> Status:
+        """What `cnnc doctor` says of it. Never raises."""
+
+    @abstractmethod
+    def compile(self, graph: Graph, weights: Weights, **options: str) -> Program:
+        """The program for a verified graph; weights are complete and match `graph.params`. Unknown options are refused
+        before this is called."""
+
+    @abstractmethod
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Program:
+        """The program whose `files()` these are; `manifest` is the artifact's."""
+
+
+def targets() -> dict[str, type[Target]]:
+    """The installed targets by name; the classes are loaded, their heavy libraries are not."""
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="cnnc.targets"), key=lambda e: e.name)}
+
+
+def target(name: str) -> Target:
+    """The target of that name; CnncError E0602 if none is installed under it."""
+    found = [entry for entry in entry_points(group="cnnc.targets") if entry.name == name]
+    if not found:
+        names = ", ".join(sorted(entry.name for entry in entry_points(group="cnnc.targets")))
+        raise error("E0602", f"there is no target `{name}`", notes=[f"installed targets: {names}"])
+    cls: type[Target] = found[0].load()
+    return cls()
