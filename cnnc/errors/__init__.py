@@ -1,0 +1,1 @@
+"""The error catalogue: one page for each code, shown by `cnnc explain`."""
