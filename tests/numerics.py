@@ -1,0 +1,231 @@
+"""When a target's numbers are right: bounds derived from the computation instead of fixed tolerances.
+
+The reference is `cnnc_numpy.evaluate` in float64 on the graph as it was written (unoptimised) and on the weights as
+they are stored (rounded to the graph's element type). A test of one op uses `assert_node_agrees`, whose bound follows
+from the terms each output sums; a test of a whole network uses `assert_agree`.
+
+    graph = single(Conv(8, 3, pad=1), TensorType((2, 3, 9, 9)))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    assert_node_agrees(graph, weights, inputs, program(**inputs))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+from cnnc_numpy import evaluate
+
+from cnnc import ops
+from cnnc.ir.dim import evaluate as size_of
+from cnnc.ir.graph import Graph, Input, Node
+from cnnc.ir.op import Op
+from cnnc.ir.types import DType, TensorType
+from cnnc.target import Array, Weights, numpy_dtype
+
+U = 2.0**-24
+"""Half the distance between neighbouring float32 numbers around 1."""
+U_OUT = {DType.F32: 0.0, DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
+"""The same for the type a result is rounded to after it was computed in float32."""
+TINY = {DType.F32: 0.0, DType.F16: 2.0**-24, DType.BF16: 0.0}
+"""The distance between denormal numbers, where rounding is absolute."""
+NETWORK_TOLERANCE = 1e-5
+"""max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
+
+
+def single(op: Op, *types: TensorType) -> Graph:
+    """The graph of one node `node` on inputs `x0`, `x1`, ... of these types, with the output `y`."""
+    inputs = tuple(Input(f"x{i}", x) for i, x in enumerate(types))
+    return Graph("Single", inputs, {"y": Node.make(op, *inputs, name="node")})
+
+
+def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
+    """Weights that hide nothing: He-scaled matrices, and vectors away from 0 and 1, variances among them."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, param in graph.params.items():
+        shape = tuple(size_of(dim, {}) for dim in param.type.shape)
+        if param.init.value == 1.0:  # scales and variances
+            values = rng.uniform(0.5, 1.5, shape)
+        else:
+            values = rng.standard_normal(shape) * (np.sqrt(2 / prod(shape[1:])) if len(shape) > 1 else 0.2)
+        weights[name] = values.astype(numpy_dtype(param.type.dtype))
+    return weights
+
+
+def random_inputs(graph: Graph, seed: int = 0, **dims: int) -> dict[str, Array]:
+    """Standard normal inputs; `dims` binds the symbolic dims."""
+    rng = np.random.default_rng(seed + 1)
+    return {
+        x.name: rng.standard_normal(tuple(size_of(d, dims) for d in x.type.shape)).astype(numpy_dtype(x.type.dtype))
+        for x in graph.inputs
+    }
+
+
+def assert_agree(
+    graph: Graph,
+    weights: Weights,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    tolerance: float = NETWORK_TOLERANCE,
+) -> None:
+    """A network's outputs agree with the reference: max|delta| <= tolerance * max|y| for each.
+
+    In f16 and bf16 the allowance is twice what rounding every value of the graph to its element type does.
+    """
+    reference = evaluate(graph, weights, inputs)
+    low = any(x.type.dtype is not DType.F32 for x in (*graph.inputs, *graph.nodes))
+    rounded = evaluate(graph, weights, inputs, dtype=None) if low else {}
+    assert outputs.keys() == reference.keys()
+    for name, expected in reference.items():
+        bound = tolerance * np.abs(expected[np.isfinite(expected)]).max(initial=0)
+        if low:
+            bound = max(bound, 2 * np.abs(rounded[name].astype(np.float64) - expected).max())
+        _assert_close(outputs[name], expected, graph.outputs[name].type.dtype, np.full(expected.shape, bound), name)
+
+
+def assert_node_agrees(
+    graph: Graph, weights: Weights, inputs: Mapping[str, Array], outputs: Mapping[str, Array], c: float | None = None
+) -> None:
+    """The output of a graph of one node agrees with the reference within the op's derived bound.
+
+    `c` replaces the factor of u*S where an algorithm needs another: 64 for Winograd F(4x4, 3x3).
+    """
+    (node,) = graph.nodes
+    ((name, got),) = outputs.items()
+    expected = evaluate(graph, weights, inputs)[name]
+    dtype = node.type.dtype
+    error = _error(node, graph, weights, inputs, expected, c)
+    if error is None:  # bit for bit what float32 NumPy gives
+        expected = evaluate(graph, weights, inputs, dtype=None)[name].astype(np.float64)
+        error = np.zeros(expected.shape)
+    else:
+        error = error + U_OUT[dtype] * np.abs(expected) + TINY[dtype]
+    _assert_close(got, expected, dtype, error, name)
+
+
+def _assert_close(got: Array, expected: Array, dtype: DType, bound: Array, name: str) -> None:
+    assert np.unique(expected).size > 1, f"`{name}` has one distinct value: the comparison would show nothing"
+    assert got.shape == expected.shape, f"`{name}` has shape {got.shape}, not {expected.shape}"
+    assert got.dtype == numpy_dtype(dtype), f"`{name}` has elements of {got.dtype}, not {dtype}"
+    stored = expected.astype(got.dtype)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(stored), err_msg=f"positions of NaN in `{name}`")
+    np.testing.assert_array_equal(np.isposinf(got), np.isposinf(stored), err_msg=f"positions of Inf in `{name}`")
+    np.testing.assert_array_equal(np.isneginf(got), np.isneginf(stored), err_msg=f"positions of -Inf in `{name}`")
+    finite = np.isfinite(stored)
+    delta, bound = np.abs(got.astype(np.float64) - expected)[finite], bound[finite]
+    if (delta > bound).any():
+        worst = int((delta - bound).argmax())
+        raise AssertionError(
+            f"`{name}`: {(delta > bound).sum()} of {delta.size} values are out of bounds; the worst is off by "
+            f"{delta[worst]:.3g}, allowed {bound[worst]:.3g}; max|delta|/max|y| = "
+            f"{delta.max() / np.abs(expected[finite]).max():.3g}"
+        )
+
+
+def _error(
+    node: Node, graph: Graph, weights: Weights, inputs: Mapping[str, Array], y: Array, c: float | None
+) -> Array | None:
+    """The error float32 may make at each place of the result; None where it makes none."""
+    xs = [inputs[x.name].astype(np.float64) for x in node.inputs]
+    x = xs[0] if xs else y
+    match node.op:
+        case (
+            ops.Conv() | ops.Deconv() | ops.Local() | ops.Linear() | ops.MatMul() | ops.AvgPool()
+            | ops.AdaptiveAvgPool() | ops.GlobalAvgPool() | ops.ReduceMean() | ops.ReduceSum() | ops.Rbf() | ops.Scale()
+        ):  # fmt: skip
+            c = min(_terms(node, xs) + 2, 16) if c is None else c
+            return c * U * _magnitude(node, graph, weights, inputs)
+        case ops.Add() | ops.Mul() if len(xs) > 2:  # any order
+            return len(xs) * U * _magnitude(node, graph, weights, inputs)
+        case ops.BatchNorm():  # may be folded to a scale and a shift
+            return 7 * U * _magnitude(node, graph, weights, inputs)
+        case ops.Normalize(mean=mean, std=std):
+            return 7 * U * (np.abs(x) + _per_channel(np.abs(mean), x)) / _per_channel(std, x)
+        case ops.LayerNorm() | ops.GroupNorm() | ops.InstanceNorm():
+            return _norm_error(node, weights, x)
+        case ops.L2Pool(kernel=(h, w)):
+            return min(h * w + 2, 16) * U * np.abs(y)
+        case ops.Lrn():  # a sum of squares, a power and a division
+            return 24 * U * np.abs(y)
+        case ops.HardSigmoid():
+            return 4 * U * (np.abs(x) / 6 + 0.5)
+        case ops.HardSwish():
+            return 5 * U * np.abs(x) * (np.abs(x) / 6 + 0.5)
+        case ops.Upsample(mode="bilinear") | ops.Resize(mode="bilinear") | ops.RoiAlign():
+            # A coordinate is off by some u of the image's size, and a weight by as much.
+            return (8 + 4 * max(x.shape[2:])) * U * np.full(y.shape, np.abs(x).max())
+        case ops.Softmax(axis=axis):
+            return (1e-6 + U * np.ptp(x, axis=axis, keepdims=True)) * y + 1e-7 * U
+        case ops.LogSoftmax(axis=axis):
+            return 1e-6 * np.abs(y) + 2 * U * (1 + np.ptp(x, axis=axis, keepdims=True))
+        case ops.Gelu() | ops.Silu():
+            return 1e-6 * np.abs(y) + 1e-7 * np.maximum(np.abs(x), 1)
+        case ops.Sigmoid() | ops.Tanh() | ops.Elu() | ops.Selu() | ops.Exp() | ops.Log() | ops.Sqrt():
+            return 1e-6 * np.abs(y) + 1e-7
+        case _:
+            return None
+
+
+def _terms(node: Node, xs: list[Array]) -> int:
+    """How many terms each place of the result sums, at most."""
+    shapes = {role: [size_of(dim, {}) for dim in param.type.shape] for role, param in node.params.items()}
+    x = xs[0].shape
+    match node.op:
+        case ops.Conv() | ops.Linear() | ops.Rbf():
+            return prod(shapes["weight"][1:])
+        case ops.Deconv(groups=groups, kernel=kernel):
+            return x[1] // groups * prod(kernel)
+        case ops.Local():
+            return prod(shapes["weight"][3:])
+        case ops.MatMul():
+            return x[-1]
+        case ops.AvgPool(kernel=kernel):
+            return prod(kernel)
+        case ops.AdaptiveAvgPool() | ops.GlobalAvgPool():
+            return prod(x[2:])
+        case ops.ReduceMean(axes=axes) | ops.ReduceSum(axes=axes):
+            return prod(x[axis] for axis in axes)
+        case _:
+            return 1
+
+
+def _magnitude(node: Node, graph: Graph, weights: Weights, inputs: Mapping[str, Array]) -> Array:
+    """S = sum|w||x| + |b|: the reference on absolute values, where what is subtracted is made negative instead."""
+    subtracted = {("bn", "running_mean"), ("rbf", "weight")}
+    sizes = {
+        param.name: -np.abs(weights[param.name]) if (node.op.name, role) in subtracted else np.abs(weights[param.name])
+        for role, param in node.params.items()
+    }
+    ((_, magnitude),) = evaluate(graph, sizes, {name: np.abs(x) for name, x in inputs.items()}).items()
+    return magnitude
+
+
+def _norm_error(node: Node, weights: Weights, x: Array) -> Array:
+    """16u * (|gamma|/sigma * (|x| + mean|x|) * (1 + mean(x^2)/variance) + |beta|): as bn, and the statistics computed.
+
+    The factor mean(x^2)/variance admits implementations that compute the variance as mean(x^2) - mean(x)^2.
+    """
+    role = {role: np.abs(weights[param.name].astype(np.float64)) for role, param in node.params.items()}
+    n, channels = x.shape[:2]
+    match node.op:
+        case ops.LayerNorm(axis=axis, eps=eps):
+            grouped = x.reshape(*x.shape[:axis], -1)
+        case ops.GroupNorm(groups=groups, eps=eps):
+            grouped = x.reshape(n, groups, -1)
+        case ops.InstanceNorm(eps=eps):
+            grouped = x.reshape(n, channels, -1)
+        case _:
+            raise TypeError(node.op.name)
+    variance = grouped.var(-1, keepdims=True) + eps
+    size = np.abs(grouped) + np.abs(grouped).mean(-1, keepdims=True)
+    size = (size / np.sqrt(variance) * (1 + (grouped**2).mean(-1, keepdims=True) / variance)).reshape(x.shape)
+    if not role:
+        return 16 * U * size
+    spread = (lambda w: w) if isinstance(node.op, ops.LayerNorm) else (lambda w: _per_channel(w, x))
+    return 16 * U * (size * spread(role["weight"]) + spread(role["bias"]))
+
+
+def _per_channel(values: object, x: Array) -> Array:
+    return np.asarray(values).reshape(-1, *[1] * (x.ndim - 2))
