@@ -133,7 +133,7 @@ class DTypeKind(Kind):
     text = "f32, f16 or bf16"
 
     def coerce(self, value: object) -> DType:
-        if isinstance(value, str) and value in DType:
+        if isinstance(value, str) and value in list(DType):
             return DType(value)
         raise self._refuse(value)
 

@@ -117,6 +117,12 @@ def ceildiv(dim: Dim, by: int) -> Dim:
     return floordiv(dim + (by - 1), by)
 
 
+def exact_quotient(dim: Dim, by: int) -> Dim | None:
+    """dim / by for by >= 1 where the division is exact whatever the symbols stand for; else None."""
+    quotient = floordiv(dim, by)
+    return quotient if quotient * by == dim else None
+
+
 def minimum(left: Dim, right: Dim) -> Dim:
     """min(left, right), decided where the difference is constant."""
     difference = left - right
@@ -154,7 +160,7 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
 
 
 def solve(dim: Dim, value: Dim) -> dict[str, Dim] | None:
-    """Bindings that make `dim`, a pattern `k*h + c` in at most one name, equal to `value`; None where there are none."""
+    """Bindings that make `dim`, a pattern `k*h + c` in at most one name, equal to `value`; None if there are none."""
     if isinstance(dim, int):
         return {} if dim == value else None
     names = [(mono, c) for mono, c in dim.terms if mono]
@@ -252,6 +258,6 @@ def _atom_text(atom: Atom, *, alone: bool) -> str:
 
 
 __all__ = [
-    "Dim", "Sym", "ceildiv", "evaluate", "floordiv", "minimum", "parse_dim", "product", "solve", "substitute",
-    "symbols",
+    "Dim", "Sym", "ceildiv", "evaluate", "exact_quotient", "floordiv", "minimum", "parse_dim", "product", "solve",
+    "substitute", "symbols",
 ]  # fmt: skip

@@ -153,7 +153,9 @@ class Graph:
         """The symbolic dims of the inputs."""
         return frozenset(name for x in self.inputs for name in x.type.symbols)
 
-    def rebuild(self, rule: Callable[[Node, tuple[Value, ...]], Value], inputs: tuple[Input, ...] | None = None) -> Graph:
+    def rebuild(
+        self, rule: Callable[[Node, tuple[Value, ...]], Value], inputs: tuple[Input, ...] | None = None
+    ) -> Graph:
         """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first."""
         inputs = self.inputs if inputs is None else inputs
         new: dict[Value, Value] = dict(zip(self.inputs, inputs, strict=True))

@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any, ClassVar, TypeVar
 
 from cnnc.ir.attrs import AttrError, Kind
@@ -38,7 +39,7 @@ class OpError(Exception):
     """An op refuses its operands.
 
     `operand` and `axis` name the operand (by position) and the dim at fault, so that the diagnostic can point at where
-    it was made and say why it is what it is. `shapes` asks for the other operands' shapes to be shown as well.
+    it was made and say why it is what it is.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class OpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a parameter starts: `he_normal`, `glorot_uniform`, `orthogonal`, `bilinear`, `normal(std)`, `constant(value)`."""
+    """How a parameter starts: `he_normal`, `glorot_uniform`, `orthogonal`, `bilinear`, `normal(std)`, `constant(c)`."""
 
     kind: str
     value: float | None = None
@@ -97,7 +98,7 @@ class InitKind(Kind):
 
 @dataclass(frozen=True, slots=True)
 class ParamSpec:
-    """A parameter an op wants: its shape, how it starts, and whether training changes it (statistics are not trained)."""
+    """A parameter an op wants: its shape, how it starts, and whether training changes it (it computes statistics)."""
 
     shape: tuple[int, ...]
     init: Init
@@ -119,6 +120,14 @@ class Operands:
         return f"{count} operand{'s' if self.most != 1 else ''} ({', '.join(self.names)})"
 
 
+def _no_params(op: Op, *operands: TensorType) -> Mapping[str, ParamSpec]:
+    return {}
+
+
+def _no_macs(op: Op, out: TensorType, *operands: TensorType) -> Dim:
+    return 0
+
+
 @dataclass(frozen=True)
 class Op:
     """Base of all ops. Subclasses are frozen dataclasses with a `name` and an `infer`.
@@ -129,13 +138,10 @@ class Op:
     """
 
     name: ClassVar[str]
+    # Callable[...], not methods, so that each op can name its own operands.
     infer: ClassVar[Callable[..., TensorType]]
-
-    def params(self, *operands: TensorType) -> Mapping[str, ParamSpec]:
-        return {}
-
-    def macs(self, out: TensorType, *operands: TensorType) -> Dim:
-        return 0
+    params: ClassVar[Callable[..., Mapping[str, ParamSpec]]] = _no_params
+    macs: ClassVar[Callable[..., Dim]] = _no_macs
 
     def __post_init__(self) -> None:
         for field in attributes(type(self)):
@@ -144,6 +150,10 @@ class Op:
             except AttrError as e:
                 raise AttrError(f"`{field.metadata['name']}` of `{self.name}` {e}") from None
             object.__setattr__(self, field.name, value)
+
+    def default(self, field: dataclasses.Field[Any]) -> object:
+        """The value of an attribute that need not be written."""
+        return field.default
 
     def result(self, *operands: TensorType) -> TensorType:
         """The type of the result for operands of these types; OpError says what is wrong with them."""
@@ -163,12 +173,12 @@ class Op:
         for axis, dim in enumerate(out.shape):
             if isinstance(dim, int) and dim < 1:
                 raise OpError("E0304", f"`{self.name}` gives {out}: dimension {axis} is empty", axis=axis)
-        if isinstance(out.size, int) and out.size >= MAX_ELEMENTS:
-            raise OpError("E0502", f"`{self.name}` gives {out}: {out.size:,} elements, the limit is {MAX_ELEMENTS:,}")
+        if (size := known_size(out)) >= MAX_ELEMENTS:
+            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more, the limit is {MAX_ELEMENTS:,}")
         return out
 
     def __str__(self) -> str:
-        """The op as the language writes it: required attributes by position, then those that differ from their default."""
+        """The op as the language writes it: required attributes by position, others if not the default."""
         parts = []
         for field in attributes(type(self)):
             value, kind = getattr(self, field.name), field.metadata["kind"]
@@ -176,9 +186,14 @@ class Op:
                 parts += [kind.item.show(item) for item in value]
             elif field.default is dataclasses.MISSING:
                 parts.append(kind.show(value))
-            elif value != field.default:
+            elif value != self.default(field):
                 parts.append(f"{field.metadata['name']}={kind.show(value)}")
         return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+def known_size(x: TensorType) -> int:
+    """The elements of a tensor, its symbolic dims counted as 1."""
+    return prod(dim for dim in x.shape if isinstance(dim, int))
 
 
 OpClass = TypeVar("OpClass", bound=type[Op])

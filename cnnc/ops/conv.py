@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from cnnc.ir.attrs import AttrError, Bool, Int, Padding, PadKind, Pair, PairKind, attr
 from cnnc.ir.dim import Dim
-from cnnc.ir.op import ZEROS, Init, InitKind, Op, OpError, ParamSpec, register
+from cnnc.ir.op import ZEROS, Init, InitKind, Op, ParamSpec, register
 from cnnc.ir.types import TensorType
-from cnnc.ops.window import Pads, extent, images, padding, static_padding, windows
+from cnnc.ops.checks import channels, check_groups, images, known
+from cnnc.ops.window import Pads, extent, padding, static_padding, windows
 
 HE = Init("he_normal")
 
@@ -41,7 +42,7 @@ class Conv(Op):
         super().__post_init__()
         _resolve_padding(self)
         if self.channels % self.groups:
-            raise AttrError(f"`groups` of `conv` is {self.groups}, which does not divide its {self.channels} channels")
+            raise AttrError(f"`groups` of `conv` is {self.groups}: it does not divide its {self.channels} channels")
 
     @property
     def span(self) -> Pair:
@@ -53,16 +54,16 @@ class Conv(Op):
         return padding(self.pad, x.shape[2], x.shape[3], self.span, self.stride)
 
     def params(self, x: TensorType) -> Mapping[str, ParamSpec]:
-        _, c, _, _ = images(x, self.name)
+        c = channels(x, self.name)
         return _weights((self.channels, c // self.groups, *self.kernel), self.channels, self.bias, self.init)
 
     def infer(self, x: TensorType) -> TensorType:
-        n, c, _, _ = images(x, self.name)
-        _check_groups(self.name, c, self.groups)
+        n, _, _, _ = images(x, self.name)
+        check_groups(self.name, channels(x, self.name), self.groups)
         return x.with_shape((n, self.channels, *windows(x, self.name, self.pad, self.span, self.stride)))
 
     def macs(self, out: TensorType, x: TensorType) -> Dim:
-        return out.size * (images(x, self.name)[1] // self.groups * self.kernel[0] * self.kernel[1])
+        return out.size * (channels(x, self.name) // self.groups * self.kernel[0] * self.kernel[1])
 
 
 @register
@@ -92,7 +93,7 @@ class Deconv(Op):
         super().__post_init__()
         _resolve_padding(self)
         if self.channels % self.groups:
-            raise AttrError(f"`groups` of `deconv` is {self.groups}, which does not divide its {self.channels} channels")
+            raise AttrError(f"`groups` of `deconv` is {self.groups}: it does not divide its {self.channels} channels")
         for extra, s, d in zip(self.out_pad, self.stride, self.dilation, strict=True):
             if extra >= max(s, d):
                 raise AttrError(f"`out_pad` of `deconv` is {extra}: it must be less than the stride or the dilation")
@@ -109,12 +110,12 @@ class Deconv(Op):
         return self.pad
 
     def params(self, x: TensorType) -> Mapping[str, ParamSpec]:
-        _, c, _, _ = images(x, self.name)
+        c = channels(x, self.name)
         return _weights((c, self.channels // self.groups, *self.kernel), self.channels, self.bias, self.init)
 
     def infer(self, x: TensorType) -> TensorType:
-        n, c, h, w = images(x, self.name)
-        _check_groups(self.name, c, self.groups)
+        n, _, h, w = images(x, self.name)
+        check_groups(self.name, channels(x, self.name), self.groups)
         top, left, bottom, right = self.pads
         rows = (h - 1) * self.stride[0] - top - bottom + self.span[0] + self.out_pad[0]
         columns = (w - 1) * self.stride[1] - left - right + self.span[1] + self.out_pad[1]
@@ -152,20 +153,20 @@ class Local(Op):
         return padding(self.pad, x.shape[2], x.shape[3], self.kernel, self.stride)
 
     def params(self, x: TensorType) -> Mapping[str, ParamSpec]:
-        _, c, _, _ = images(x, self.name)
-        rows, columns = self.infer(x).shape[2:]
-        if not isinstance(rows, int) or not isinstance(columns, int):
-            raise OpError("E0306", f"`local` has weights for every place, so it needs a known size, not {x}", axis=2)
-        places = (self.channels, rows, columns)
-        weight = ParamSpec((*places, c, *self.kernel), self.init)
+        out = self.infer(x)
+        places = (self.channels, *(known(out, axis, self.name, "to have weights for each place") for axis in (2, 3)))
+        weight = ParamSpec((*places, channels(x, self.name), *self.kernel), self.init)
         return {"weight": weight, "bias": ParamSpec(places, ZEROS)} if self.bias else {"weight": weight}
 
     def infer(self, x: TensorType) -> TensorType:
         n, _, _, _ = images(x, self.name)
+        channels(x, self.name)
+        for axis in (2, 3):
+            known(x, axis, self.name, "to have weights for each place")
         return x.with_shape((n, self.channels, *windows(x, self.name, self.pad, self.kernel, self.stride)))
 
     def macs(self, out: TensorType, x: TensorType) -> Dim:
-        return out.size * (images(x, self.name)[1] * self.kernel[0] * self.kernel[1])
+        return out.size * (channels(x, self.name) * self.kernel[0] * self.kernel[1])
 
 
 def _resolve_padding(op: Conv | Deconv | Local) -> None:
@@ -175,11 +176,6 @@ def _resolve_padding(op: Conv | Deconv | Local) -> None:
     except AttrError as e:
         raise AttrError(f"`pad` of `{op.name}`: {e}") from None
     object.__setattr__(op, "pad", pad)
-
-
-def _check_groups(op: str, channels: int, groups: int) -> None:
-    if channels % groups:
-        raise OpError("E0311", f"`groups` of `{op}` is {groups}, which does not divide {channels} channels", axis=1)
 
 
 def _weights(shape: tuple[int, ...], channels: int, bias: bool, init: Init) -> dict[str, ParamSpec]:

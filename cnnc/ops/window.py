@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from cnnc.ir.attrs import AttrError, Pair, Padding
+from cnnc.ir.attrs import AttrError, Padding, Pair
 from cnnc.ir.dim import Dim, ceildiv, floordiv, minimum
 from cnnc.ir.op import OpError
 from cnnc.ir.types import TensorType
 
 Pads = tuple[Dim, Dim, Dim, Dim]
 """Rows above, columns left, rows below, columns right."""
-
-
-def images(x: TensorType, op: str, operand: int = 0) -> tuple[Dim, int, Dim, Dim]:
-    """The sizes N, C, H, W of an operand that must be a batch of images with a known number of channels."""
-    if x.rank != 4:
-        raise OpError("E0301", f"`{op}` works on [N, C, H, W], not on {x}", operand=operand)
-    n, c, h, w = x.shape
-    if not isinstance(c, int):
-        raise OpError("E0305", f"`{op}` needs a known number of channels, not {c}", operand=operand, axis=1)
-    return n, c, h, w
 
 
 def extent(kernel: Pair, dilation: Pair) -> Pair:
