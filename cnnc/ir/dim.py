@@ -9,10 +9,8 @@ when their canonical forms are: terms are sorted, and in `floor(p/k)` every mult
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import mul
 from typing import TypeAlias
 
 Dim: TypeAlias = "int | Sym"
@@ -131,9 +129,12 @@ def minimum(left: Dim, right: Dim) -> Dim:
     return Sym((((Min(left, right),), 1),))
 
 
-def product(dims: tuple[Dim, ...]) -> Dim:
+def product(dims: Iterable[Dim]) -> Dim:
     """The product of dims; 1 of none."""
-    return reduce(mul, dims, 1)
+    total: Dim = 1
+    for dim in dims:
+        total = total * dim
+    return total
 
 
 def symbols(dim: Dim) -> set[str]:
@@ -147,7 +148,7 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
         return dim
     total: Dim = 0
     for mono, c in dim.terms:
-        total = total + product(tuple(_substitute_atom(atom, values) for atom in mono)) * c
+        total = total + product(_substitute_atom(atom, values) for atom in mono) * c
     return total
 
 
@@ -167,7 +168,7 @@ def solve(dim: Dim, value: Dim) -> dict[str, Dim] | None:
     constant = sum(c for mono, c in dim.terms if not mono)
     if len(names) != 1 or len(names[0][0]) != 1 or not isinstance(names[0][0][0], str):
         return {} if dim == value else None
-    ((name,), factor) = names[0]  # type: ignore[misc]
+    ((name,), factor) = names[0]
     if factor < 1:
         return None
     quotient = floordiv(value - constant, factor)

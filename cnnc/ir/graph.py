@@ -142,7 +142,8 @@ class Graph:
     @cached_property
     def users(self) -> Mapping[Value, tuple[Node, ...]]:
         """The nodes that read each value; a node that reads it twice stands twice."""
-        users: dict[Value, list[Node]] = {x: [] for x in (*self.inputs, *self.nodes)}
+        values: tuple[Value, ...] = (*self.inputs, *self.nodes)
+        users: dict[Value, list[Node]] = {x: [] for x in values}
         for node in self.nodes:
             for x in node.inputs:
                 users[x].append(node)

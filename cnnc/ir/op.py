@@ -174,7 +174,7 @@ class Op:
             if isinstance(dim, int) and dim < 1:
                 raise OpError("E0304", f"`{self.name}` gives {out}: dimension {axis} is empty", axis=axis)
         if (size := known_size(out)) >= MAX_ELEMENTS:
-            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more, the limit is {MAX_ELEMENTS:,}")
+            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more, of {MAX_ELEMENTS:,} at most")
         return out
 
     def __str__(self) -> str:
@@ -213,16 +213,19 @@ def registry() -> Mapping[str, type[Op]]:
     return _REGISTRY
 
 
-@cache
 def attributes(cls: type[Op]) -> tuple[dataclasses.Field[Any], ...]:
     """The attributes of an op, in the order of its call; `metadata` has each one's `kind` and `name`."""
     return dataclasses.fields(cls)
 
 
-@cache
 def operands_of(cls: type[Op]) -> Operands:
     """The data operands of an op, read off the signature of its `infer`."""
-    parameters = list(inspect.signature(cls.infer).parameters.values())[1:]
+    return _operands(cls.infer)
+
+
+@cache
+def _operands(infer: Callable[..., TensorType]) -> Operands:
+    parameters = list(inspect.signature(infer).parameters.values())[1:]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         fixed = sum(p.kind is not p.VAR_POSITIONAL for p in parameters)
         return Operands(tuple(p.name for p in parameters), max(fixed, 1), None)
