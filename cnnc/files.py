@@ -1,0 +1,48 @@
+"""Writing files so that a crash, a full disk or a kill leaves the old one whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cnnc.diagnostics import CnncError, error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to be written in the block, that takes its place when the block ends without an error.
+
+    The file is on disk before it gets its name, and is removed if the block raises. CnncError E0901 for what the system
+    refuses, and for a `path` that is not a regular file.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        if path.exists() and not path.is_file():
+            raise error("E0901", f"cannot write `{path}`: it is not a regular file")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as e:
+        raise io_error("write", path, e) from e
+    finally:
+        with suppress(OSError):  # it is gone if it was renamed, or if it could not be made
+            temporary.unlink()
+
+
+def io_error(verb: str, path: Path, reason: OSError) -> CnncError:
+    """E0901: the system did not let cnnc `verb` the file."""
+    return error("E0901", f"cannot {verb} `{path}`: {reason.strerror or reason}")
+
+
+def _flush(path: Path) -> None:
+    """Have the file, or the names in a directory, written to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

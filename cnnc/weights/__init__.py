@@ -1,0 +1,135 @@
+"""Weights: arrays by parameter name. How they start, how files hold them, and whether they fit a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from cnnc.diagnostics import CnncError, Diagnostic, Help, Severity, error
+from cnnc.files import io_error, replacing
+from cnnc.ir.graph import Graph, Param
+from cnnc.ir.types import shape_text
+from cnnc.target import numpy_dtype
+from cnnc.weights.files import Stored, opened
+from cnnc.weights.initial import init
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+__all__ = ["Checked", "check", "init", "load", "save"]
+
+
+_GUESSES: Final = 20
+"""For how many missing parameters a renaming is sought: comparing all names with all takes too long."""
+
+
+class Checked(NamedTuple):
+    """Weights that fit a graph, and what is odd about them all the same: warnings (E0407)."""
+
+    weights: dict[str, Array]
+    warnings: tuple[Diagnostic, ...]
+
+
+def load(path: str | Path, graph: Graph, *, strict: bool = False) -> Checked:
+    """The weights of a graph from a .safetensors, .npz or .pth file; only tensors of the right shape are read.
+
+    CnncErrors as of `check` and `opened`.
+    """
+    with opened(Path(path)) as tensors:
+        return _fitted(tensors, graph, str(path), strict)
+
+
+def check(weights: Mapping[str, Array], graph: Graph, where: str = "", *, strict: bool = False) -> Checked:
+    """The weights as the graph wants them: f32 arrays are converted to its element type, f16 and bf16 ones to f32.
+
+    CnncError E0401 lists every missing, unexpected, mis-shaped and mistyped array; `*.num_batches_tracked`, which
+    PyTorch adds, is ignored. NaN and infinity are warnings (E0407), errors if `strict`. `where` names their source in
+    messages.
+    """
+    tensors = {name: Stored.of(np.asarray(array)) for name, array in weights.items()}
+    return _fitted(tensors, graph, where, strict)
+
+
+def save(path: str | Path, weights: Mapping[str, Array]) -> None:
+    """Write a .safetensors or .npz file, atomically. An npz has bf16 as f32: NumPy's format has no name for it."""
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise error("E0902", f"cannot write weights to `{path}`", help="cnnc writes .safetensors and .npz")
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            widened = {k: v.astype(np.float32) if v.dtype.name == "bfloat16" else v for k, v in weights.items()}
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **widened)
+            return
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
+        except SafetensorError as e:
+            raise io_error("write", path, OSError(str(e))) from None
+
+
+def _fitted(tensors: Mapping[str, Stored], graph: Graph, where: str, strict: bool) -> Checked:
+    _check_fit(tensors, graph, where)
+    weights, odd = {}, []
+    for name, param in graph.params.items():
+        with np.errstate(over="ignore"):  # an overflow to infinity is reported as such
+            array = tensors[name].read().astype(numpy_dtype(param.type.dtype), copy=False)
+        weights[name] = array
+        if bad := int(array.size - np.isfinite(array).sum()):
+            odd.append(f"`{name}`: {bad:,} of {array.size:,}")
+    if not odd:
+        return Checked(weights, ())
+    severity = Severity.ERROR if strict else Severity.WARNING
+    message = f"{_called(where)} have NaN or infinite values in {len(odd)} parameters of `{graph.name}`"
+    finding = Diagnostic("E0407", message, notes=tuple(odd), severity=severity)
+    if strict:
+        raise CnncError((finding,))
+    return Checked(weights, (finding,))
+
+
+def _check_fit(tensors: Mapping[str, Stored], graph: Graph, where: str) -> None:
+    missing = [x for name, x in graph.params.items() if name not in tensors]
+    extra = [name for name in tensors if name not in graph.params and name.split(".")[-1] != "num_batches_tracked"]
+    both = [(x, tensors[name]) for name, x in graph.params.items() if name in tensors]
+    shaped = [(x, t) for x, t in both if t.shape != x.type.shape]
+    typed = [(x, t) for x, t in both if not _convertible(t.kind, x)]
+    counts = {
+        "missing": len(missing), "unexpected": len(extra), "of another shape": len(shaped),
+        "of another element type": len(typed),
+    }  # fmt: skip
+    if not any(counts.values()):
+        return
+    notes = [f"`{x.name}`, {x.type}, is missing" for x in missing]
+    notes += [f"`{name}`, {tensors[name]}, is unexpected" for name in extra]
+    notes += [f"`{x.name}` has shape {list(t.shape)}, not {shape_text(x.type.shape)}" for x, t in shaped]
+    notes += [f"`{x.name}` is {t.kind}, not {x.type.dtype}" for x, t in typed]
+    what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    mend = _renamed(missing, {name: tensors[name] for name in extra})
+    message = f"{_called(where)} do not fit `{graph.name}`: {what}"
+    raise CnncError((Diagnostic("E0401", message, help=mend, notes=tuple(notes)),))
+
+
+def _called(where: str) -> str:
+    return f"the weights of `{where}`" if where else "the weights"
+
+
+def _convertible(kind: str, param: Param) -> bool:
+    """Same, from f32 (rounding is what the graph's element type asks for), or to f32 (exact)."""
+    wanted = param.type.dtype
+    return kind == wanted or (kind in ("f32", "f16", "bf16") and "f32" in (kind, wanted))
+
+
+def _renamed(missing: list[Param], extra: Mapping[str, Stored]) -> Help | None:
+    """What the missing may be called instead: the unexpected tensor of the same shape with the closest name."""
+    guesses = []
+    for param in missing[:_GUESSES]:
+        same = [name for name, tensor in extra.items() if tensor.shape == param.type.shape][: 10 * _GUESSES]
+        close = get_close_matches(param.name, same, 1)
+        guesses += [f"`{name}` may be what the graph calls `{param.name}`" for name in close]
+    return Help("\n".join(guesses)) if guesses else None
