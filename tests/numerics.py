@@ -1,6 +1,6 @@
 """When a target's numbers are right: bounds derived from the computation instead of fixed tolerances.
 
-The reference is `cnnc_numpy.evaluate` in float64 on the graph as it was written (unoptimised) and on the weights as
+The reference is `cnnc_numpy.evaluator` in float64 on the graph as it was written (unoptimised) and on the weights as
 they are stored (rounded to the graph's element type). A test of one op uses `assert_node_agrees`, whose bound follows
 from the terms each output sums; a test of a whole network uses `assert_agree`.
 
@@ -13,16 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
-from cnnc_numpy import evaluate
+from cnnc_numpy.evaluator import evaluate
 
 from cnnc import ops
 from cnnc.ir.dim import evaluate as size_of
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
-from cnnc.target import Array, Weights, numpy_dtype
+from cnnc.target import numpy_dtype
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Weights: TypeAlias = Mapping[str, Array]
 
 U = 2.0**-24
 """Half the distance between neighbouring float32 numbers around 1."""
