@@ -51,6 +51,8 @@ def show_value(value: object) -> str:
         return str(value)
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     if isinstance(value, Fraction):
         return show_value(float(value)) if value.denominator != 1 else str(value.numerator)
     if isinstance(value, list | tuple):

@@ -1,9 +1,10 @@
 """Dimensions: integers and symbolic expressions in canonical form.
 
 A `Dim` is an int or a `Sym`. A `Sym` is a polynomial with integer coefficients over atoms; an atom is a name
-(`N`, `H`), a floor division of a polynomial by a positive int, or a minimum of two dims. Two dims are equal exactly
-when their canonical forms are: terms are sorted, and in `floor(p/k)` every multiple of k is pulled out of p, so that
-`(2*h + 1)//2 == h`. An expression that is constant is always an int, never a `Sym`.
+(`N`, `H`), a floor division of a polynomial by a positive int, or a minimum of two dims. Dims that compare equal are
+equal for every value of their names. The converse holds for polynomials, whose terms are sorted; floor(p/k) and min are
+brought to one form as far as windows and strides need it: multiples of k are pulled out of p, common factors cancelled
+and a floor of a floor made one, so that `(2*h + 1)//2 == h`. A constant expression is always an int, never a `Sym`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import TypeAlias
 
 Dim: TypeAlias = "int | Sym"
@@ -31,7 +33,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Min:
-    """The smaller of two dims."""
+    """The smaller of two dims, an int second."""
 
     left: Dim
     right: Dim
@@ -81,7 +83,8 @@ class Sym:
         # The constant comes last: `H + 2`, as people write it.
         for mono, c in sorted(self.terms, key=lambda term: (not term[0], _mono_key(term[0]))):
             sign = "-" if c < 0 else "+"
-            factors = [_atom_text(atom, alone=len(mono) == 1 and abs(c) == 1) for atom in mono]
+            alone = len(mono) == 1 and (c == 1 or (c == -1 and text != ""))  # -H//2 would be (-H)//2
+            factors = [_atom_text(atom, alone=alone) for atom in mono]
             if abs(c) != 1 or not mono:
                 factors.insert(0, str(abs(c)))
             text += f" {sign} {'*'.join(factors)}" if text else f"{'-' if c < 0 else ''}{'*'.join(factors)}"
@@ -100,9 +103,13 @@ def floordiv(dim: Dim, by: int) -> Dim:
     rest = _make({mono: c % by for mono, c in dim.terms})
     if isinstance(rest, int):
         return whole + rest // by
-    # floor((floor(p/a) + c) / b) = floor((p + a*c) / (a*b))
     symbolic = [(mono, c) for mono, c in rest.terms if mono]
     constant = sum(c for mono, c in rest.terms if not mono)
+    # floor((g*p + c) / (g*k)) = floor((p + floor(c/g)) / k)
+    common = gcd(by, *(c for _, c in symbolic))
+    if common > 1:
+        return whole + floordiv(_make({mono: c // common for mono, c in rest.terms}), by // common)
+    # floor((floor(p/a) + c) / b) = floor((p + a*c) / (a*b))
     if len(symbolic) == 1 and symbolic[0][1] == 1 and len(symbolic[0][0]) == 1:
         atom = symbolic[0][0][0]
         if isinstance(atom, Floor):
@@ -126,7 +133,8 @@ def minimum(left: Dim, right: Dim) -> Dim:
     difference = left - right
     if isinstance(difference, int):
         return left if difference <= 0 else right
-    return Sym((((Min(left, right),), 1),))
+    first, second = sorted((left, right), key=lambda dim: (isinstance(dim, int), str(dim)))
+    return Sym((((Min(first, second),), 1),))
 
 
 def product(dims: Iterable[Dim]) -> Dim:
@@ -178,10 +186,9 @@ def solve(dim: Dim, value: Dim) -> dict[str, Dim] | None:
 def parse_dim(text: str) -> Dim:
     """The dim that `str` printed; ValueError for anything else."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        return _from_ast(ast.parse(text.strip(), mode="eval").body, text)
     except (SyntaxError, RecursionError, MemoryError) as e:
         raise ValueError(f"not a dimension: {text!r}") from e
-    return _from_ast(tree, text)
 
 
 def _from_ast(node: ast.expr, text: str) -> Dim:

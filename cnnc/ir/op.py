@@ -22,12 +22,13 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
-from cnnc.ir.attrs import AttrError, Kind
+from cnnc.ir.attrs import AttrError, Float, Kind, show_value
 from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
 
@@ -66,14 +67,13 @@ class Init:
         if match and match[2] is None and match[1] in Init.KINDS:
             return Init(match[1])
         if match and match[2] is not None and match[1] in Init.VALUED:
-            try:
-                return Init(match[1], float(match[2]))
-            except ValueError:
-                pass
+            with suppress(ValueError):
+                kind = Float(low=0) if match[1] == "normal" else Float()
+                return Init(match[1], kind.coerce(float(match[2])))
         raise AttrError(f'expects one of {", ".join(Init.KINDS)}, "normal(std)" or "constant(value)", not "{text}"')
 
     def __str__(self) -> str:
-        return self.kind if self.value is None else f"{self.kind}({self.value:g})"
+        return self.kind if self.value is None else f"{self.kind}({show_value(self.value)})"
 
 
 ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)

@@ -23,7 +23,12 @@ def channels(x: TensorType, op: str) -> int:
         raise OpError("E0301", f"`{op}` works on [N, C, ...], not on {x}")
     c = x.shape[1]
     if not isinstance(c, int):
-        raise OpError("E0305", f"`{op}` needs a known number of channels, not {c}", axis=1)
+        raise OpError(
+            "E0305",
+            f"`{op}` needs a known number of channels, not {c}",
+            axis=1,
+            help="declare it, as in `image: f32[N, 3, H, W]`",
+        )
     return c
 
 
@@ -57,7 +62,7 @@ def differ(
 ) -> OpError:
     """The error for dims that should agree: E0312 for channels, E0313 for others; `axis_there` is the operand's own."""
     code = "E0312" if axis == 1 and rank > 1 else "E0313"
-    what = _OF_IMAGES[axis] if rank == 4 or code == "E0312" else f"sizes of dimension {axis}"
+    what = _OF_IMAGES[axis] if rank == 4 or axis < 2 <= rank else f"sizes of dimension {axis}"
     hint = None
     if code == "E0313" and not (isinstance(left, int) and isinstance(right, int)):
         hint = (

@@ -89,10 +89,11 @@ class RoiAlignPyramid(Op):
 @register
 @dataclass(frozen=True)
 class Anchors(Op):
-    """Boxes around every place of a map: for each ratio, for each size, one of area size^2 and height/width ratio.
+    """Boxes around every place of a map: for each ratio, for each size, one that is size*sqrt(ratio) high.
 
-    The box of place (i, j) is centred on (j*stride, i*stride) and w wide, h high, rounded: h = size*sqrt(ratio),
-    w = size/sqrt(ratio).
+    It is size/sqrt(ratio) wide, and the box of place (i, j) is centred on (j*stride, i*stride); its corners, seen from
+    the centre, are rounded to whole pixels.
+
     Shapes: x [N, C, H, W] -> [N, H*W*a, 4], a = len(sizes)*len(ratios), a place's boxes together.
     Source: Ren et al. 2015; torchvision's AnchorGenerator.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from typing import Any
 
 from cnnc.ir.attrs import AttrError, Bool, Optional, Padding, PadKind, Pair, PairKind, attr
@@ -24,7 +24,7 @@ class Windowed(Op):
         if self.stride is None:
             object.__setattr__(self, "stride", self.kernel)
 
-    def default(self, field: Any) -> object:
+    def default(self, field: Field[Any]) -> object:
         return self.kernel if field.name == "stride" else super().default(field)
 
 

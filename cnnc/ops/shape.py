@@ -150,10 +150,12 @@ class Reshape(Op):
         named = prod(dim for dim in self.dims if dim != -1)
         rest = exact_quotient(elements, named)
         if rest is None or (-1 not in self.dims and rest != 1):
+            hint = "give the input a fixed size, or pool to one: `adaptive_avgpool(7)`"
             raise OpError(
                 "E0314",
                 f"`reshape` cannot make {shape_text(self.dims)} of {shape_text(x.shape[1:])}:"
                 f" {'a multiple of ' if -1 in self.dims else ''}{named} elements from {elements}",
+                help=None if isinstance(elements, int) else hint,
             )
         return x.with_shape((x.shape[0], *(rest if dim == -1 else dim for dim in self.dims)))
 

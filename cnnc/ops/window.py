@@ -67,6 +67,8 @@ def windows(
             )
         if not ceil:
             out.append(floordiv(room, s) + 1)
+        elif k - last >= s:  # no window can start in the padding after the input
+            out.append(ceildiv(room, s) + 1)
         else:
-            out.append(minimum(ceildiv(room, s) + 1, ceildiv(size + first, s)))
+            out.append(ceildiv(size + first, s))
     return out[0], out[1]
