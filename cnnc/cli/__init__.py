@@ -1,0 +1,23 @@
+"""The command line. `main` is the entry point of the `cnnc` script.
+
+The modules here import only click and each other at the top; what a command needs it imports when it runs, so that
+`cnnc check` starts without NumPy and the libraries of the targets.
+"""
+
+from __future__ import annotations
+
+from cnnc.cli.app import App
+from cnnc.cli.check import check
+from cnnc.cli.compile import compile_
+from cnnc.cli.completion import completion
+from cnnc.cli.doctor import doctor, targets
+from cnnc.cli.explain import explain
+from cnnc.cli.ir import ir
+from cnnc.cli.models import models
+from cnnc.cli.run import run
+from cnnc.cli.summary import summary
+from cnnc.cli.test import test
+
+main = App(commands=[check, test, summary, ir, compile_, run, models, targets, doctor, explain, completion])
+
+__all__ = ["main"]

@@ -1,0 +1,113 @@
+"""`cnnc compile`: from a model to a program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from cnnc.cli.console import note, print_json, size_text, working
+from cnnc.cli.files import ModelFile, Place
+from cnnc.cli.load import load
+from cnnc.cli.options import AS_JSON, Assignments, Command, Settings, model_options
+from cnnc.diagnostics import error
+
+if TYPE_CHECKING:
+    from cnnc.target import Program
+
+
+class TargetName(click.ParamType):
+    """The name of a target; whether it is one is checked where it is used."""
+
+    name = "TARGET"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from importlib.metadata import entry_points
+
+        names = sorted(entry_points(group="cnnc.targets").names)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+@click.command(
+    "compile",
+    cls=Command,
+    examples="""
+    cnnc compile resnet50 --target cpu --weights resnet50.safetensors -o r50.cnnp
+    cnnc compile resnet50 --target cuda --arch sm_90 -o r50
+    cnnc compile net.cnn:Tiny --target onnx --opset 20 -o tiny.onnx
+    cnnc compile net.cnn --target numpy --set classes=10 --print-source
+    """,
+)
+@click.argument("place", metavar="FILE[:MODEL]", type=ModelFile())
+@click.option("-t", "--target", type=TargetName(), required=True, help="`cnnc targets` lists them.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Where to write the program [FILE.cnnp].")
+@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .npz or .pth file.")
+@click.option("--seed", type=click.IntRange(0), help="Random weights from this seed [0].")
+@model_options
+@click.option("--arch", metavar="ARCH", help="The GPU of target cuda: sm_80, sm_90.")
+@click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
+@click.option("--opset", metavar="N", help="The opset of target onnx.")
+@click.option("-O", "options", type=Assignments(), multiple=True, help="Any option of the target: -O KEY=VALUE.")
+@click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
+@AS_JSON
+def compile_(
+    place: Place, target: str, out: Path | None, weights: Path | None, seed: int | None, settings: Settings,
+    arch: str | None, mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], print_source: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Compile a model for a target.
+
+    The program is written to a file: in the target's own format where the name ends so (.onnx, .py), else as an
+    artifact for `cnnc run` and `cnnc.load_program`.
+    """
+    chosen = dict(options)
+    chosen |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
+    if out is None and not print_source:
+        out = Path(f"{place.stem}.cnnp")
+    _check_writable(out)
+    program = build(place, settings, target, weights, seed, chosen)
+    source = program.source() if print_source else ""
+    if print_source and not source:
+        raise error("E0605", f"target `{target}` generates no source to print")
+    written = program.save(out) if out else None
+    if as_json:
+        print_json(
+            {
+                "target": target,
+                "program": str(written) if written else None,
+                "bytes": written.stat().st_size if written else None,
+                "inputs": {port.name: str(port.type) for port in program.inputs},
+                "outputs": {port.name: str(port.type) for port in program.outputs},
+                **({"source": source} if print_source else {}),
+            }
+        )
+        return
+    if source:
+        click.echo(source)
+    if written:
+        note(f"wrote {written} ({size_text(written.stat().st_size)})")
+
+
+def build(
+    place: Place, settings: Settings, target: str, weights: Path | None, seed: int | None, options: dict[str, str]
+) -> Program:
+    """The compiled program of a model."""
+    import cnnc
+
+    if weights is not None and seed is not None:
+        raise click.UsageError("--weights and --seed exclude each other")
+    graph = load(place, settings)
+    if weights is None and seed is None and graph.params:
+        note("note: the weights are random (seed 0); --weights gives others")
+    with working(f"compiling {graph.name} for {target}"):
+        return cnnc.compile(graph, target, weights=seed or 0 if weights is None else weights, **options)
+
+
+def _check_writable(out: Path | None) -> None:
+    """Before the work, not after it."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise error("E0901", f"cannot write `{out}`: there is no folder `{out.parent}`")
+    if out is not None and out.is_dir():
+        raise error("E0901", f"cannot write `{out}`: it is a folder")

@@ -1,0 +1,99 @@
+"""`cnnc doctor` and `cnnc targets`: what this machine can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING
+
+import click
+
+from cnnc.cli.console import print_json
+from cnnc.cli.options import AS_JSON, Command
+
+if TYPE_CHECKING:
+    from cnnc.target import Status
+
+PACKAGES = ("numpy", "lark", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm")
+TOOLS = ("cc", "gcc", "clang", "nvcc", "nvidia-smi")
+
+
+@click.command(cls=Command, examples="cnnc targets")
+@AS_JSON
+def targets(as_json: bool) -> None:
+    """List the targets and their options."""
+    from cnnc.target import targets as installed
+
+    found = installed()
+    if as_json:
+        print_json([{"name": name, "doc": cls.doc, "options": dict(cls.options)} for name, cls in found.items()])
+        return
+    for name, cls in found.items():
+        click.echo(f"{name:<8} {cls.doc}")
+        for option, doc in cls.options.items():
+            click.echo(f"         -O {option}=...  {doc}")
+
+
+@click.command(cls=Command, examples="cnnc doctor\ncnnc doctor --json")
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Show what is installed and which targets work here.
+
+    For a target that does not work on this machine, the reason and what to do.
+    """
+    packages = {name: _version(name) for name in PACKAGES}
+    tools = {name: _tool(name) for name in TOOLS}
+    states = {entry.name: _status(entry) for entry in sorted(entry_points(group="cnnc.targets"), key=lambda e: e.name)}
+    system = {
+        "cnnc": _version("cnnc"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+    }
+    if as_json:
+        working = {name: {"works": state.works, "detail": state.detail} for name, state in states.items()}
+        print_json({"system": system, "packages": packages, "tools": tools, "targets": working})
+        return
+    for title, rows in (("system", system), ("packages", packages), ("tools", tools)):
+        click.echo(title)
+        for name, text in rows.items():
+            click.echo(f"  {name:<14} {text or 'not found'}")
+    click.echo("targets")
+    for name, state in states.items():
+        detail = state.detail.replace("\n", "\n" + " " * 21)
+        click.echo(f"  {name:<14} {'yes' if state.works else 'no '} {detail}")
+
+
+def _status(entry: EntryPoint) -> Status:
+    """What a target says of itself. A broken package must not break the doctor."""
+    from cnnc.target import Status
+
+    try:
+        state: Status = entry.load()().status()
+    except Exception as e:
+        return Status(False, f"cannot be loaded: {type(e).__name__}: {e}")
+    return state
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _tool(name: str) -> str | None:
+    """The path of a tool and the line of its `--version` that has the number; None where there is no such tool."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return f"{path} (does not answer)"
+    lines = [line.strip() for line in answer.stdout.splitlines() if any(c.isdigit() for c in line)]
+    release = [line for line in lines if "release" in line]  # nvcc's first line with a digit is a copyright
+    return " ".join([path, *(release or lines)[:1]])

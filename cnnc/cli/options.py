@@ -1,0 +1,97 @@
+"""What commands have in common: `--json`, `--debug`, examples in the help, and how a model is named and configured."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+class Command(click.Command):
+    """A command with examples in its help, and `--debug`. What its function returns is the exit status; None is 0."""
+
+    def __init__(self, *args: Any, examples: str, **attributes: Any) -> None:
+        lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
+        super().__init__(*args, epilog=f"\b\nExamples:\n{lines}", **attributes)
+        # Its value is read by App.main, which must know it even where the command line does not parse.
+        debug = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the trace of an internal error.")
+        self.params.append(debug)
+
+
+class Assignments(click.ParamType):
+    """`NAME=VALUE` as a pair of strings."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        key, equals, text = str(value).partition("=")
+        if not (key.strip() and equals and text.strip()):
+            self.fail(f"`{value}` is not of the form NAME=VALUE", param, ctx)
+        return key.strip(), text.strip()
+
+
+class Sizes(click.ParamType):
+    """`N=1,H=224`: sizes by the name of their symbolic dim."""
+
+    name = "DIM=SIZE,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for part in str(value).split(","):
+            name, _, size = (x.strip() for x in part.partition("="))
+            if not (name.isidentifier() and size.isascii() and size.isdecimal() and 0 < len(size) < 11 and int(size)):
+                self.fail(f"`{part}` is not of the form NAME=SIZE, such as N=1", param, ctx)
+            if name in sizes:
+                self.fail(f"`{name}` is given twice", param, ctx)
+            sizes[name] = int(size)
+        return sizes
+
+
+class Names(click.ParamType):
+    """`a,b`: names between commas."""
+
+    name = "NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = [name.strip() for name in str(value).split(",")]
+        if not all(names):
+            self.fail(f"`{value}` is not a list of names, such as a,b", param, ctx)
+        return names
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is to be made: sizes of its dims, values of its parameters, its outputs, its element type."""
+
+    dims: dict[str, int]
+    args: dict[str, str]
+    outputs: list[str] | None
+    dtype: str | None
+
+
+def model_options(function: Function) -> Function:
+    """The options that configure a model; the function gets them as `settings`."""
+    @functools.wraps(function)
+    def gathered(
+        *, dims: tuple[dict[str, int], ...], args: tuple[tuple[str, str], ...], outputs: list[str] | None,
+        dtype: str | None, **others: Any,
+    ) -> Any:  # fmt: skip
+        merged = {name: size for each in dims for name, size in each.items()}
+        return function(settings=Settings(merged, dict(args), outputs, dtype), **others)
+
+    dtypes = click.Choice(["f32", "f16", "bf16"])
+    for option in (
+        click.option("--dtype", type=dtypes, help="Element type of the whole model."),
+        click.option("--outputs", type=Names(), help="Outputs wanted, or labels to tap; the rest is pruned."),
+        click.option("--set", "args", type=Assignments(), multiple=True, help="Set a parameter: classes=10."),
+        click.option("--dim", "dims", type=Sizes(), multiple=True, help="Bind symbolic dims: N=1,H=224."),
+    ):
+        option(gathered)
+    return gathered  # type: ignore[return-value]
