@@ -1,0 +1,89 @@
+"""From a file or text to a graph, and from a graph to a program: what `import cnnc` offers and the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnc.diagnostics import error
+from cnnc.frontend.model import Elaborated, choose
+from cnnc.frontend.model import elaborate as elaborate_in
+from cnnc.frontend.project import Module, Project
+from cnnc.ir.bind import bind
+from cnnc.ir.graph import Graph
+from cnnc.ir.types import DType
+
+if TYPE_CHECKING:
+    from cnnc.target import Array, Program
+
+
+def open_module(path_or_text: str | Path) -> Module:
+    """The parsed file at a path, or a text that holds a model (it contains a brace or a line break)."""
+    text = str(path_or_text)
+    if isinstance(path_or_text, str) and ("{" in text or "\n" in text):
+        return Project.of_text(text)[1]
+    return Project.open(Path(path_or_text))[1]
+
+
+def elaborate(path_or_text: str | Path, model: str | None = None, args: Mapping[str, object] | None = None) -> Elaborated:
+    """A model with its symbolic graph, its taps and its default dims. CnncError carries every independent error."""
+    module = open_module(path_or_text)
+    return elaborate_in(module, choose(module, model), dict(args or {}))
+
+
+def finish(
+    model: Elaborated, *, dims: Mapping[str, int] | None = None, outputs: Iterable[str] | None = None,
+    dtype: str | None = None,
+) -> Graph:  # fmt: skip
+    """The graph of an elaborated model: pruned to the outputs asked for, default dims bound, others as `dims` says."""
+    graph = model.graph
+    if outputs is not None:
+        graph = graph.with_outputs({name: model.tap(name) for name in outputs})
+    if dtype is not None and dtype not in list(DType):
+        raise error("E0902", f"`{dtype}` is no element type", help="element types are f32, f16 and bf16")
+    return bind(graph, {**model.defaults, **(dims or {})}, DType(dtype) if dtype else None)
+
+
+def load(
+    path_or_text: str | Path, model: str | None = None, *, dims: Mapping[str, int] | None = None,
+    outputs: Iterable[str] | None = None, dtype: str | None = None, **args: object,
+) -> Graph:  # fmt: skip
+    """The graph of a model.
+
+    `path_or_text` is a `.cnn` file, or the text of one. `model` picks one of several; `args` are its parameters
+    (numbers, words, lists). Dims with a default get it unless `dims` says otherwise; those without stay symbolic.
+    `outputs` names outputs or any labels to compute instead of the model's outputs; `dtype` overrides that of the inputs.
+    CnncError carries every independent error found.
+    """
+    return finish(elaborate(path_or_text, model, args), dims=dims, outputs=outputs, dtype=dtype)
+
+
+def compile(
+    graph: Graph, target: str = "numpy", weights: Mapping[str, Array] | str | Path | int = 0, **options: str
+) -> Program:
+    """The program of a graph for a target.
+
+    `weights` are arrays by parameter name, a `.safetensors`, `.npz` or `.pth` file, or a seed for the initialisers.
+    `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for ops the
+    target lacks, E0602 for a target that is not installed, E0902 for an option it does not have.
+    """
+    from cnnc import weights as weight_files
+    from cnnc.ir.verify import verify
+    from cnnc.target import target as find
+
+    chosen = find(target)
+    for name in options:
+        if name not in chosen.options:
+            known = ", ".join(chosen.options) or "none"
+            raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
+    verify(graph)
+    if isinstance(weights, int):
+        arrays: Mapping[str, Array] = weight_files.init(graph, weights)
+    elif isinstance(weights, str | Path):
+        arrays = weight_files.load(weights, graph)
+    else:
+        arrays = weight_files.check(weights, graph, "the weights given")
+    return chosen.compile(graph, arrays, **options)
+
+

@@ -1,0 +1,117 @@
+"""Arguments: matched to parameters, for defs and ops alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from cnnc.diagnostics import Diagnostic, Help, Label, Span
+from cnnc.frontend.scope import Given, describe
+from cnnc.ir.attrs import AttrError, Kind
+from cnnc.ir.op import Op, attributes
+
+
+class CallError(Exception):
+    """An argument list does not fit; carries the diagnostics, without path."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        super().__init__(diagnostics)
+        self.diagnostics = diagnostics
+
+
+def match(
+    callee: str, names: Sequence[str], required: Sequence[str], args: Sequence[Given], span: Span
+) -> dict[str, Given]:
+    """Arguments by parameter name. CallError: E0206 for unknown, doubled, missing and too many arguments."""
+    found: dict[str, Given] = {}
+    problems: list[Diagnostic] = []
+    signature = f"{callee}({', '.join(names)})"
+    for position, arg in enumerate(args):
+        if arg.name is None and position >= len(names):
+            takes = f"{len(names)} argument{'s' * (len(names) != 1)}" if names else "no arguments"
+            problems.append(_problem(f"`{callee}` takes {takes}: `{signature}`", arg.span))
+            continue
+        name = names[position] if arg.name is None else arg.name
+        if name not in names:
+            help = suggest(name, names)
+            problems.append(_problem(f"`{callee}` has no argument `{name}`", arg.span, help or f"it is `{signature}`"))
+        elif name in found:
+            first = Label(found[name].span, "first given here")
+            problems.append(_problem(f"`{callee}` gets `{name}` twice", arg.span, also=first))
+        else:
+            found[name] = arg
+    if not problems and (missing := [name for name in required if name not in found]):
+        listed = ", ".join(f"`{name}`" for name in missing)
+        problems.append(_problem(f"`{callee}` needs {listed}: `{signature}`", span))
+    if problems:
+        raise CallError(*problems)
+    return found
+
+
+def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
+    """The op called with these arguments. CallError as `match`, and E0207 for values an attribute does not take."""
+    fields = attributes(cls)
+    names = {field.metadata["name"]: field.name for field in fields}
+    if fields and fields[0].metadata["variadic"]:
+        found = _match_variadic(cls, args, span)
+    else:
+        aliases = {field.name: field.metadata["name"] for field in fields}
+        for arg in args:
+            if arg.name is not None and arg.name not in names and arg.name in aliases:
+                short = aliases[arg.name]
+                raise CallError(_problem(f"`{cls.name}` has no argument `{arg.name}`", arg.span, f"did you mean `{short}`?"))
+        required = [f.metadata["name"] for f in fields if f.default is dataclasses.MISSING]
+        found = {k: (g.value, g.span) for k, g in match(cls.name, list(names), required, args, span).items()}
+    problems, values = [], {}
+    for field in fields:
+        if (name := field.metadata["name"]) in found:
+            value, at = found[name]
+            try:
+                values[field.name] = _coerced(field.metadata["kind"], value)
+            except AttrError as e:
+                problems.append(Diagnostic("E0207", f"`{name}` of `{cls.name}` {e}", (Label(at, primary=True),)))
+    if problems:
+        raise CallError(*problems)
+    try:
+        return cls(**values)
+    except AttrError as e:
+        raise CallError(Diagnostic("E0207", str(e), (Label(span, primary=True),))) from None
+
+
+def suggest(name: str, names: Sequence[str]) -> str | None:
+    """ "did you mean ...?", where something is close."""
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+def _match_variadic(cls: type[Op], args: Sequence[Given], span: Span) -> dict[str, tuple[object, Span]]:
+    """The first attribute takes every positional argument, or one list; the others go by keyword."""
+    first, *rest = (field.metadata["name"] for field in attributes(cls))
+    positional = [arg for arg in args if arg.name is None]
+    named = match(cls.name, [first, *rest], [], [arg for arg in args if arg.name is not None], span)
+    found = {name: (arg.value, arg.span) for name, arg in named.items()}
+    if len(positional) == 1 and isinstance(positional[0].value, list):
+        found[first] = (positional[0].value, positional[0].span)
+    elif positional:
+        found[first] = ([arg.value for arg in positional], positional[0].span.to(positional[-1].span))
+    if first not in found:
+        raise CallError(_problem(f"`{cls.name}` needs `{first}`: `{cls.name}({first}, ...)`", span))
+    return found
+
+
+def _coerced(kind: Kind, value: object) -> object:
+    if not _plain(value):
+        raise AttrError(f"expects {kind.text}, not {describe(value)}")
+    return kind.coerce(value)
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return isinstance(value, int | float | str | bool)
+
+
+def _problem(message: str, span: Span, help: str | None = None, also: Label | None = None) -> Diagnostic:
+    labels = (Label(span, primary=True), also) if also else (Label(span, primary=True),)
+    return Diagnostic("E0206", message, labels, help=Help(help) if help else None)
