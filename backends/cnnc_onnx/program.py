@@ -1,0 +1,103 @@
+"""Running an ONNX model by ONNX Runtime."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from cnnc.diagnostics import CnncError, error
+from cnnc.files import replacing
+from cnnc.ir.dim import parse_dim
+from cnnc.ir.types import TensorType
+from cnnc.target import Port, Program
+from cnnc_onnx.emit import ELEMENT
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+MEMBER = "model.onnx"
+
+
+class OnnxProgram(Program):
+    """A model and, from the first run on, a session of ONNX Runtime on the CPU with its default threads."""
+
+    suffix = ".onnx"
+
+    def __init__(self, model: ModelProto) -> None:
+        inputs, outputs = (tuple(map(_port, values)) for values in (model.graph.input, model.graph.output))
+        super().__init__("onnx", inputs, outputs)
+        self.model = model
+
+    @staticmethod
+    def parse(data: bytes) -> OnnxProgram:
+        """The program of a model that cnnc wrote; CnncError E0470 for other bytes."""
+        try:
+            onnx.checker.check_model(data)
+            model = ModelProto.FromString(data)
+            if any(x.data_location == TensorProto.EXTERNAL for x in model.graph.initializer):
+                raise ValueError("its weights are in other files")
+            return OnnxProgram(model)
+        except (onnx.checker.ValidationError, ValueError, KeyError) as e:
+            reason = str(e).partition("\n")[0]
+            raise error("E0470", f"`{MEMBER}` is not an ONNX model that cnnc wrote: {reason}") from e
+
+    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+        results = self._session.run(None, inputs)
+        return {port.name: result for port, result in zip(self.outputs, results, strict=True)}
+
+    def files(self) -> dict[str, bytes]:
+        return {MEMBER: self.model.SerializeToString(deterministic=True)}
+
+    def export(self, path: Path) -> None:
+        with replacing(path) as new:
+            new.write_bytes(self.files()[MEMBER])
+
+    def source(self) -> str:
+        """The model in ONNX's text form, without the numbers of its weights."""
+        bare = ModelProto()
+        bare.CopyFrom(self.model)
+        del bare.graph.initializer[:]
+        bare.graph.input.extend(
+            onnx.helper.make_tensor_value_info(x.name, x.data_type, x.dims) for x in self.model.graph.initializer
+        )
+        return str(onnx.printer.to_text(bare))
+
+    @cached_property
+    def _session(self) -> Any:
+        """CnncError E0671 where ONNX Runtime has no kernel for a node, bf16 being the usual reason."""
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised
+        try:
+            return onnxruntime.InferenceSession(self.files()[MEMBER], options, providers=["CPUExecutionProvider"])
+        except NoKernel as e:
+            raise self._no_kernel(str(e)) from e
+
+    def _no_kernel(self, message: str) -> CnncError:
+        """E0671 of "Could not find an implementation for Conv(22) node with name 'layer1.0.conv1'"."""
+        found = re.search(r"implementation for (\w+)\(\d+\) node with name '(.*)'", message)
+        kind, name = found.groups() if found else ("an op", "")
+        dtypes = sorted({str(_DTYPE[x.type.tensor_type.elem_type]) for x in self.model.graph.value_info})
+        node = next((x for x in self.model.graph.node if x.name == name), None)
+        return error(
+            "E0671",
+            f"ONNX Runtime has no kernel for `{kind}` of node `{name}` (element types: {', '.join(dtypes)})",
+            help="the model is valid and can be saved for a runtime that has one; to run it here, compile it for f32",
+            notes=[f"written at {node.doc_string}"] if node and node.doc_string else [],
+        )
+
+
+_DTYPE = {code: dtype for dtype, code in ELEMENT.items()}
+
+
+def _port(value: ValueInfoProto) -> Port:
+    tensor = value.type.tensor_type
+    shape = tuple(parse_dim(d.dim_param) if d.dim_param else d.dim_value for d in tensor.shape.dim)
+    return Port(value.name, TensorType(shape, _DTYPE[tensor.elem_type]), value.doc_string)

@@ -1,0 +1,143 @@
+"""Rules: convolutions and pooling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cnnc import ops
+from cnnc.ir.dim import Dim, evaluate
+from cnnc.ops.pool import Pool
+from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, rules
+
+
+def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float = 0) -> tuple[Tensor, dict[str, Any]]:
+    """The operand and its padding attribute.
+
+    `same_*` of an input of symbolic size is left to the runtime, except that ONNX Runtime cannot when the kernel is
+    dilated: then the operand is padded with `fill` by amounts computed from its size.
+    """
+    pads = op.pads(x.type)
+    if all(isinstance(p, int) for p in pads):
+        return x, {"pads": pads}
+    if op.span == op.kernel:
+        return x, {"auto_pad": str(op.pad).upper()}
+    top, left, bottom, right = pads
+    return e("Pad", x, e.dims((0, 0, top, left, 0, 0, bottom, right)), e.number(fill)), {}
+
+
+def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float = 0, **attributes: object) -> Tensor:
+    """A pooling node; `same_*` fixes the number of windows, so that `ceil` has nothing to round."""
+    ceil = {"ceil_mode": 1} if op.ceil and not isinstance(op.pad, str) else {}
+    padded, pads = padding(e, op, x, fill)
+    return e(kind, padded, kernel_shape=op.kernel, strides=op.stride, **pads, **ceil, **attributes)
+
+
+@rules(ops.Conv)
+def conv(op: ops.Conv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
+    padded, pads = padding(e, op, x)
+    return e(
+        "Conv", padded, weight, bias,
+        kernel_shape=op.kernel, strides=op.stride, dilations=op.dilation, group=op.groups, **pads,
+    )  # fmt: skip
+
+
+@rules(ops.Deconv)
+def deconv(op: ops.Deconv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
+    return e(
+        "ConvTranspose", x, weight, bias,
+        kernel_shape=op.kernel, strides=op.stride, dilations=op.dilation, group=op.groups, pads=op.pads,
+        output_padding=op.out_pad,
+    )  # fmt: skip
+
+
+@rules(ops.Local)
+def local(op: ops.Local, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
+    """A matrix product for each place: [P, N, C*kh*kw] by [P, C*kh*kw, c]. The patches are gathered."""
+    c, h, w = (evaluate(dim, {}) for dim in x.type.shape[1:])
+    o, rows, columns = (evaluate(dim, {}) for dim in e.type.shape[1:])
+    top, left, bottom, right = (evaluate(dim, {}) for dim in op.pads(x.type))
+    size = h + top + bottom, w + left + right
+    (kh, kw), (sh, sw) = op.kernel, op.stride
+    places, taps = rows * columns, kh * kw
+    row = np.arange(rows)[:, None, None, None] * sh + np.arange(kh)[:, None]
+    column = np.arange(columns)[:, None, None] * sw + np.arange(kw)
+    index = (row * size[1] + column).reshape(places, taps)
+    padded = e("Pad", x, e.ints(0, 0, top, left, 0, 0, bottom, right))
+    patches = e("Gather", e("Reshape", padded, e.ints(-1, c, size[0] * size[1])), e.array(index), axis=2)
+    patches = e("Reshape", e("Transpose", patches, perm=(2, 0, 1, 3)), e.ints(places, -1, c * taps))
+    kernels = e("Transpose", e("Reshape", weight, e.ints(o, places, c * taps)), perm=(1, 2, 0))
+    y = e("Reshape", e("Transpose", e("MatMul", patches, kernels), perm=(1, 2, 0)), e.ints(-1, o, rows, columns))
+    return e("Add", y, bias) if bias is not None else y
+
+
+@rules(ops.MaxPool)
+def maxpool(op: ops.MaxPool, e: Emitter, x: Ref) -> Tensor:
+    return pooling(e, "MaxPool", op, x, -math.inf, dilations=op.dilation)
+
+
+@rules(ops.AvgPool)
+def avgpool(op: ops.AvgPool, e: Emitter, x: Ref) -> Tensor:
+    return pooling(e, "AveragePool", op, x, count_include_pad=int(op.count_include_pad))
+
+
+@rules(ops.L2Pool)
+def l2pool(op: ops.L2Pool, e: Emitter, x: Ref) -> Tensor:
+    if op.ceil:
+        e.needs_opset(18, "`l2pool` with `ceil`")
+    return pooling(e, "LpPool", op, x, p=2)
+
+
+@rules(ops.GlobalAvgPool)
+def gap(op: ops.GlobalAvgPool, e: Emitter, x: Ref) -> Tensor:
+    return e("GlobalAveragePool", x)
+
+
+@rules(ops.GlobalMaxPool)
+def gmp(op: ops.GlobalMaxPool, e: Emitter, x: Ref) -> Tensor:
+    return e("GlobalMaxPool", x)
+
+
+@rules(ops.AdaptiveAvgPool)
+def adaptive_avgpool(op: ops.AdaptiveAvgPool, e: Emitter, x: Ref) -> Tensor:
+    """Windows of one size are an ordinary pooling; else a product with an averaging matrix on each side."""
+    _, _, h, w = x.type.shape
+    rows, columns = op.size
+    if isinstance(h, int) and isinstance(w, int) and h % rows == 0 and w % columns == 0:
+        kernel = h // rows, w // columns
+        return e("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    if op.size == (1, 1):
+        return e("GlobalAveragePool", x)
+    right = e("Transpose", _averages(e, w, columns), perm=(1, 0))
+    return e("MatMul", e("MatMul", _averages(e, h, rows), x), right)
+
+
+def _averages(e: Emitter, size: Dim, count: int) -> str:
+    """[count, size]: row i averages the i-th window, from floor(i*size/count) to ceil((i + 1)*size/count)."""
+    number = e("Squeeze", e.dim(size), e.ints(0))
+    index = np.arange(count)[:, None]
+    start = e("Div", e("Mul", number, e.array(index)), e.ints(count))
+    stop = e("Div", e("Add", e("Mul", number, e.array(index + 1)), e.ints(count - 1)), e.ints(count))
+    place = e("Range", e.array(np.array(0)), number, e.array(np.array(1)))
+    inside = e("And", e("GreaterOrEqual", place, start), e("Less", place, stop))
+    dtype = ELEMENT[e.type.dtype]
+    return e("Div", e("Cast", inside, to=dtype), e("Cast", e("Sub", stop, start), to=dtype))
+
+
+@rules(ops.Unpool)
+def unpool(op: ops.Unpool, e: Emitter, x: Ref, source: Ref) -> Tensor:
+    """The places of the maxima come from pooling `source` again; they count elements of the whole tensor."""
+    overlap = any(s < k for s, k in zip(op.stride, op.kernel, strict=True))
+    if overlap:
+        e.needs_opset(16, "`unpool` of overlapping windows")
+    _, places = e.many("MaxPool", 2, source, kernel_shape=op.kernel, strides=op.stride)
+    shape = e("Shape", source)
+    zeros = e("Expand", e.number(0), e("ReduceProd", shape, keepdims=1))
+    flat = e.ints(-1)
+    scattered = e(
+        "ScatterElements", zeros, e("Reshape", places, flat), e("Reshape", x, flat),
+        axis=0, **({"reduction": "add"} if overlap else {}),
+    )  # fmt: skip
+    return e("Reshape", scattered, shape)
