@@ -104,16 +104,16 @@ def floordiv(dim: Dim, by: int) -> Dim:
     if isinstance(rest, int):
         return whole + rest // by
     symbolic = [(mono, c) for mono, c in rest.terms if mono]
-    constant = sum(c for mono, c in rest.terms if not mono)
     # floor((g*p + c) / (g*k)) = floor((p + floor(c/g)) / k)
     common = gcd(by, *(c for _, c in symbolic))
     if common > 1:
         return whole + floordiv(_make({mono: c // common for mono, c in rest.terms}), by // common)
-    # floor((floor(p/a) + c) / b) = floor((p + a*c) / (a*b))
-    if len(symbolic) == 1 and symbolic[0][1] == 1 and len(symbolic[0][0]) == 1:
-        atom = symbolic[0][0][0]
-        if isinstance(atom, Floor):
-            return whole + floordiv(atom.of + atom.by * constant, atom.by * by)
+    # floor((floor(p/a) + q) / b) = floor((p + a*q) / (a*b))
+    floors = [mono[0] for mono, c in symbolic if c == 1 and len(mono) == 1 and isinstance(mono[0], Floor)]
+    if len(floors) == 1:
+        inner = floors[0]
+        others = rest - Sym((((inner,), 1),))
+        return whole + floordiv(inner.of + others * inner.by, inner.by * by)
     return whole + Sym((((Floor(rest, by),), 1),))
 
 
