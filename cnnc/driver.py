@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnc.diagnostics import error
+from cnnc.contracts import FactResult, run_check
+from cnnc.diagnostics import CnncError, Diagnostic, Severity, error
 from cnnc.frontend.model import Elaborated, choose
 from cnnc.frontend.model import elaborate as elaborate_in
 from cnnc.frontend.project import Module, Project
@@ -57,6 +59,61 @@ def load(
     CnncError carries every independent error found.
     """
     return finish(elaborate(path_or_text, model, args), dims=dims, outputs=outputs, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What checking a file found: its models that elaborate, every diagnostic, and the facts of its `check` blocks."""
+
+    models: tuple[Elaborated, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    facts: tuple[FactResult, ...] = ()
+
+    @property
+    def error(self) -> CnncError | None:
+        """The errors among the diagnostics, as one exception."""
+        errors = tuple(d for d in self.diagnostics if d.severity is Severity.ERROR)
+        return CnncError(errors) if errors else None
+
+
+def check_file(
+    path_or_text: str | Path, model: str | None = None, args: Mapping[str, object] | None = None, *, facts: bool = False
+) -> Report:
+    """Elaborate every model of a file, or one with arguments, at its default dims; measure the facts if asked to.
+
+    Never raises for what is wrong with the file: the report has it, each finding once.
+    """
+    try:
+        module = open_module(path_or_text)
+        chosen = [choose(module, model)] if model is not None or args else list(module.models.values())
+    except CnncError as e:
+        return Report((), e.diagnostics)
+    found: list[Diagnostic] = []
+    models: list[Elaborated] = []
+    results: list[FactResult] = []
+    for each in chosen:
+        try:
+            elaborated = elaborate_in(module, each, dict(args or {}))
+            found += elaborated.warnings
+            finish(elaborated)
+            models.append(elaborated)
+        except CnncError as e:
+            needs_args = any(p.default is None for p in each.params) and not args
+            found += [] if needs_args else e.diagnostics
+    for check in module.checks if facts else ():
+        try:
+            results += run_check(module, check)
+        except CnncError as e:
+            found += e.diagnostics
+    return Report(tuple(models), tuple(unique(found)), tuple(results))
+
+
+def unique(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """One of each fault and place: two models of a file share its defs."""
+    first: dict[tuple[str, str, str], Diagnostic] = {}
+    for d in diagnostics:
+        first.setdefault((d.code, d.message, str(d.primary.span) if d.primary else ""), d)
+    return list(first.values())
 
 
 def compile(
