@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from cnnc.diagnostics import CnncError, Diagnostic, Help, Severity, error
+from cnnc.diagnostics import CnncError, Diagnostic, Help, Severity, error, render
 from cnnc.files import io_error, replacing
 from cnnc.ir.graph import Graph, Param
 from cnnc.ir.types import shape_text
@@ -20,38 +22,42 @@ from cnnc.weights.initial import init
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-__all__ = ["Checked", "check", "init", "load", "save"]
+__all__ = ["Warn", "check", "init", "load", "save"]
 
 
 _GUESSES: Final = 20
 """For how many missing parameters a renaming is sought: comparing all names with all takes too long."""
 
 
-class Checked(NamedTuple):
-    """Weights that fit a graph, and what is odd about them all the same: warnings (E0407)."""
-
-    weights: dict[str, Array]
-    warnings: tuple[Diagnostic, ...]
+Warn: TypeAlias = Callable[[Diagnostic], None]
 
 
-def load(path: str | Path, graph: Graph, *, strict: bool = False) -> Checked:
+def python_warning(finding: Diagnostic) -> None:
+    """Issue a diagnostic as a Python warning, for callers that have no better way to show it."""
+    warnings.warn(render(finding), stacklevel=4)
+
+
+def load(path: str | Path, graph: Graph, *, strict: bool = False, warn: Warn = python_warning) -> dict[str, Array]:
     """The weights of a graph from a .safetensors, .npz or .pth file; only tensors of the right shape are read.
 
     CnncErrors as of `check` and `opened`.
     """
     with opened(Path(path)) as tensors:
-        return _fitted(tensors, graph, str(path), strict)
+        return _fitted(tensors, graph, f"the weights of `{path}`", strict, warn)
 
 
-def check(weights: Mapping[str, Array], graph: Graph, where: str = "", *, strict: bool = False) -> Checked:
+def check(
+    weights: Mapping[str, Array], graph: Graph, where: str = "the weights", *, strict: bool = False,
+    warn: Warn = python_warning,
+) -> dict[str, Array]:  # fmt: skip
     """The weights as the graph wants them: f32 arrays are converted to its element type, f16 and bf16 ones to f32.
 
     CnncError E0401 lists every missing, unexpected, mis-shaped and mistyped array; `*.num_batches_tracked`, which
-    PyTorch adds, is ignored. NaN and infinity are warnings (E0407), errors if `strict`. `where` names their source in
-    messages.
+    PyTorch adds, is ignored. NaN and infinity are passed to `warn` as one warning (E0407); they are an error if
+    `strict`. `where` names the weights in messages.
     """
     tensors = {name: Stored.of(np.asarray(array)) for name, array in weights.items()}
-    return _fitted(tensors, graph, where, strict)
+    return _fitted(tensors, graph, where, strict, warn)
 
 
 def save(path: str | Path, weights: Mapping[str, Array]) -> None:
@@ -74,7 +80,7 @@ def save(path: str | Path, weights: Mapping[str, Array]) -> None:
             raise io_error("write", path, OSError(str(e))) from None
 
 
-def _fitted(tensors: Mapping[str, Stored], graph: Graph, where: str, strict: bool) -> Checked:
+def _fitted(tensors: Mapping[str, Stored], graph: Graph, where: str, strict: bool, warn: Warn) -> dict[str, Array]:
     _check_fit(tensors, graph, where)
     weights, odd = {}, []
     for name, param in graph.params.items():
@@ -83,14 +89,13 @@ def _fitted(tensors: Mapping[str, Stored], graph: Graph, where: str, strict: boo
         weights[name] = array
         if bad := int(array.size - np.isfinite(array).sum()):
             odd.append(f"`{name}`: {bad:,} of {array.size:,}")
-    if not odd:
-        return Checked(weights, ())
-    severity = Severity.ERROR if strict else Severity.WARNING
-    message = f"{_called(where)} have NaN or infinite values in {len(odd)} parameters of `{graph.name}`"
-    finding = Diagnostic("E0407", message, notes=tuple(odd), severity=severity)
-    if strict:
-        raise CnncError((finding,))
-    return Checked(weights, (finding,))
+    if odd:
+        message = f"{where} have NaN or infinite values in {len(odd)} parameters of `{graph.name}`"
+        finding = Diagnostic("E0407", message, notes=tuple(odd))
+        if strict:
+            raise CnncError((finding,))
+        warn(replace(finding, severity=Severity.WARNING))
+    return weights
 
 
 def _check_fit(tensors: Mapping[str, Stored], graph: Graph, where: str) -> None:
@@ -111,12 +116,8 @@ def _check_fit(tensors: Mapping[str, Stored], graph: Graph, where: str) -> None:
     notes += [f"`{x.name}` is {t.kind}, not {x.type.dtype}" for x, t in typed]
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     mend = _renamed(missing, {name: tensors[name] for name in extra})
-    message = f"{_called(where)} do not fit `{graph.name}`: {what}"
+    message = f"{where} do not fit `{graph.name}`: {what}"
     raise CnncError((Diagnostic("E0401", message, help=mend, notes=tuple(notes)),))
-
-
-def _called(where: str) -> str:
-    return f"the weights of `{where}`" if where else "the weights"
 
 
 def _convertible(kind: str, param: Param) -> bool:

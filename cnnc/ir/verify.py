@@ -1,0 +1,63 @@
+"""The verifier: what every graph must satisfy, checked after the frontend and after every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from cnnc.diagnostics import CnncError, error
+from cnnc.ir.graph import Graph, Node, Param, Value, fresh_params
+from cnnc.ir.op import Op, OpError
+
+
+def verify(graph: Graph, legal: Container[type[Op]] | None = None) -> Graph:
+    """The graph itself, if it is well formed; else CnncError E0999 that names the node and the rule it breaks.
+
+    Every value has a name of its own; operands are inputs of the graph or earlier nodes; the type of a node and the
+    shapes of its parameters are what its op makes of its operands; parameters of one name are one; there are outputs;
+    and if `legal` is given, ops are of those classes.
+    """
+    names: set[str] = set()
+    values: set[Value] = set()
+    params: dict[str, Param] = {}
+    for x in graph.inputs:
+        _define(x, names, values)
+    for node in graph.nodes:
+        if legal is not None and type(node.op) not in legal:
+            raise _broken(node, f"op `{node.op.name}` is not legal at this stage")
+        if unbound := [x.name for x in node.inputs if x not in values]:
+            raise _broken(node, f"operand `{unbound[0]}` is not defined before it")
+        _check_types(node)
+        for param in node.params.values():
+            if params.setdefault(param.name, param) is not param:
+                raise _broken(node, f"parameter `{param.name}` is not the one of that name used before")
+        _define(node, names, values)
+    if not graph.outputs:
+        raise error("E0999", f"graph `{graph.name}` has no output")
+    for name, value in graph.outputs.items():
+        if value not in values:
+            raise _broken(value, f"output `{name}` is not a value of the graph")
+    return graph
+
+
+def _define(value: Value, names: set[str], values: set[Value]) -> None:
+    if value.name in names:
+        raise _broken(value, "another value has its name")
+    names.add(value.name)
+    values.add(value)
+
+
+def _check_types(node: Node) -> None:
+    try:
+        wanted = node.op.result(*(x.type for x in node.inputs))
+        fresh = fresh_params(node.op, node.inputs, node.name)
+    except OpError as e:
+        raise _broken(node, f"`{node.op}` refuses its operands: {e}") from None
+    if node.type != wanted:
+        raise _broken(node, f"its type is {node.type}, `{node.op}` gives {wanted}")
+    types = {role: str(x.type) for role, x in node.params.items()}
+    if types != (expected := {role: str(x.type) for role, x in fresh.items()}):
+        raise _broken(node, f"its parameters are {types}, `{node.op}` takes {expected}")
+
+
+def _broken(value: Value, rule: str) -> CnncError:
+    return error("E0999", f"the graph is not well formed at `{value.name}`: {rule}")
