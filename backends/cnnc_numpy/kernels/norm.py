@@ -61,7 +61,7 @@ def instance_norm(x: Array, weight: Array | None = None, bias: Array | None = No
 
 
 def lrn(x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, within: bool = False) -> Array:
-    """x / (k + alpha/m * S)^beta, S a sum of squares: over n channels of x [N, C, H, W], or over n x n places `within`."""
+    """x / (k + alpha/m * S)^beta, S the sum of squares over n channels of x [N, C, H, W], or over n x n places."""
     total = x * x
     for axis in (2, 3) if within else (1,):
         before = [(0, 0)] * 4

@@ -1,0 +1,75 @@
+"""The program of the `numpy` target: the graph and its weights, evaluated in the element types of the graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from cnnc import weights as weight_files
+from cnnc.diagnostics import error
+from cnnc.files import replacing
+from cnnc.ir.graph import Graph
+from cnnc.ir.json import from_json, to_json
+from cnnc.ir.types import DType
+from cnnc.target import Program, ports
+from cnnc_numpy.evaluator import run, steps
+from cnnc_numpy.source import write
+
+if TYPE_CHECKING:
+    from cnnc.target import Array, Weights
+
+GRAPH: Final = "graph.json"
+WEIGHTS: Final = "weights.safetensors"
+
+
+class NumpyProgram(Program):
+    """Runs a graph with NumPy; `export` writes a `.py` file that needs NumPy alone, and its weights beside it."""
+
+    suffix = ".py"
+
+    def __init__(self, graph: Graph, weights: Weights) -> None:
+        """CnncError E0601 for ops without a rule, E0606 for bf16."""
+        super().__init__("numpy", *ports(graph))
+        if any(x.type.dtype is DType.BF16 for x in (*graph.inputs, *graph.nodes)):
+            raise error("E0606", "target `numpy` has no bf16: NumPy has no bfloat16", help="use f32 or f16")
+        self.graph, self.weights = graph, {name: weights[name] for name in graph.params}
+        self._steps = steps(graph)
+
+    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+        values = run(self.graph, self._steps, self.weights, inputs, dims)
+        return {name: np.array(values[x]) for name, x in self.graph.outputs.items()}  # copies: one may be an input
+
+    def files(self) -> dict[str, bytes]:
+        from safetensors.numpy import save
+
+        graph = json.dumps(to_json(self.graph)).encode()
+        return {GRAPH: graph, WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in self.weights.items()})}
+
+    @staticmethod
+    def parse(files: Mapping[str, bytes]) -> NumpyProgram:
+        """The program whose `files` these are; CnncError E0405 or E0402 where the graph or the weights are malformed."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            graph = from_json(json.loads(files.get(GRAPH, b"")))
+        except (ValueError, RecursionError) as e:
+            raise error("E0405", f"`{GRAPH}` is not JSON: {e}") from None
+        try:
+            weights = load(files.get(WEIGHTS, b""))
+        except SafetensorError as e:
+            raise error("E0402", f"`{WEIGHTS}` is not a valid safetensors file: {e}") from None
+        return NumpyProgram(graph, weight_files.check(weights, graph, WEIGHTS).weights)
+
+    def source(self) -> str:
+        return write(self.graph, self._steps)
+
+    def export(self, path: Path) -> None:
+        """Write `path` and the weights as the .npz file of the same name beside it."""
+        weight_files.save(path.with_suffix(".npz"), self.weights)
+        with replacing(path) as temporary:
+            temporary.write_text(self.source(), encoding="utf-8")
