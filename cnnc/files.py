@@ -15,10 +15,10 @@ from cnnc.diagnostics import CnncError, error
 def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path`, to be written in the block, that takes its place when the block ends without an error.
 
-    The file is on disk before it gets its name, and is removed if the block raises. CnncError E0901 for what the system
-    refuses, and for a `path` that is not a regular file.
+    Its name ends as that of `path`. It is on disk before it takes that, and is removed if the block raises. CnncError
+    E0901 for what the system refuses, and for a `path` that is not a regular file.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
         if path.exists() and not path.is_file():
             raise error("E0901", f"cannot write `{path}`: it is not a regular file")
@@ -32,6 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is gone if it was renamed, or if it could not be made
             temporary.unlink()
+
+
+def check_readable(path: Path) -> None:
+    """CnncError E0901 unless there is a regular file at `path`: reading a pipe or a device may never end."""
+    if not path.is_file():
+        why = "it is not a regular file" if path.exists() else "there is no such file"
+        raise error("E0901", f"cannot read `{path}`: {why}")
 
 
 def io_error(verb: str, path: Path, reason: OSError) -> CnncError:

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from cnnc.diagnostics import CnncError, error
-from cnnc.files import io_error
+from cnnc.files import check_readable, io_error
 from cnnc.ir.op import MAX_ELEMENTS
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def opened(path: Path) -> Iterator[dict[str, Stored]]:
     readers = {".safetensors": _safetensors, ".npz": _npz, ".pth": _checkpoint, ".pt": _checkpoint}
     if path.suffix not in readers:
         raise error("E0404", f"`{path}` is not a weight file", help=f"cnnc reads {', '.join(readers)}")
+    check_readable(path)
     try:
         with readers[path.suffix](path) as tensors:
             yield tensors

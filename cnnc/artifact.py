@@ -1,0 +1,202 @@
+"""Artifacts: a compiled program as one file, a zip archive of stored members and a manifest with their checksums.
+
+Nothing in an artifact is believed before it is checked: names stay inside, sizes are those of the file itself, every
+byte is under a SHA-256. Native code is loaded only from an artifact that this user saved (its manifest carries an HMAC
+under a key in the user's configuration directory) or that the caller trusts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import struct
+import zipfile
+from contextlib import suppress
+from pathlib import Path, PureWindowsPath
+from typing import Any, Final
+
+from cnnc import __version__
+from cnnc.diagnostics import CnncError, error
+from cnnc.files import check_readable, io_error, replacing
+from cnnc.target import Port, Program, target
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.hmac"
+MAX_MANIFEST: Final = 2**20
+"""Bytes of a manifest."""
+
+
+def save(program: Program, path: Path) -> Path:
+    """Write a program to `path`, atomically: in the target's own format if `path` ends in its suffix, else an artifact.
+
+    CnncError E0901 where the system does not let it.
+    """
+    with replacing(path) as temporary:
+        if program.suffix and path.suffix == program.suffix:
+            program.export(temporary)
+        else:
+            _write(program, temporary)
+    return path
+
+
+def load_program(path: Path, *, trust: bool = False) -> Program:
+    """The program of an artifact.
+
+    CnncError E0406 for a file that is no artifact or was changed, E0602 for a target that is not installed, E0603 for a
+    newer format, E0710 for member names that reach outside, E0711 for native code of others unless `trust`, E0901 for a
+    file that cannot be read.
+    """
+    check_readable(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive)
+            manifest_bytes = archive.read(MANIFEST) if MANIFEST in members else b""
+            manifest = _manifest(path, manifest_bytes)
+            signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
+            files = _files(path, archive, members, manifest)
+    except OSError as e:
+        raise io_error("read", path, e) from e
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as e:
+        raise _damaged(path, str(e)) from e
+    chosen = target(manifest["target"])
+    if chosen.native and not trust and not _signed_here(manifest_bytes, signature):
+        raise error(
+            "E0711", f"`{path}` holds native code that was not compiled by you",
+            help="if you trust where it comes from, load it with `--trust` (in Python: `trust=True`)",
+        )  # fmt: skip
+    try:
+        return chosen.load(manifest, files)
+    except CnncError:
+        raise
+    except Exception as e:  # the checksums hold, so whoever wrote these files gave them contents the target cannot read
+        raise _damaged(path, f"target `{chosen.name}` cannot read its contents") from e
+
+
+def _write(program: Program, path: Path) -> None:
+    files = program.files()
+    manifest = {
+        "format": FORMAT,
+        "cnnc": __version__,
+        "target": program.target,
+        "inputs": [_port_json(x) for x in program.inputs],
+        "outputs": [_port_json(x) for x in program.outputs],
+        "files": {name: _claim(data) for name, data in files.items()},
+    }
+    text = json.dumps(manifest, indent=2).encode()
+    members = {MANIFEST: text, **files}
+    if target(program.target).native:
+        members[SIGNATURE] = _hmac(_key(create=True), text)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)  # a fixed date: equal programs give equal artifacts
+
+
+def _claim(data: bytes) -> dict[str, object]:
+    """What the manifest says of a member."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
+def _port_json(port: Port) -> dict[str, str]:
+    return {"name": port.name, "type": str(port.type), "doc": port.doc}
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The members by name, once none of them reaches outside and all together are no larger than the file."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename
+        parts = PureWindowsPath(name)  # which knows both kinds of slash, and drives
+        if parts.anchor or ".." in parts.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise error("E0710", f"`{path}` has a member that reaches outside of it: `{name}`")
+        if name in members:
+            raise error("E0710", f"`{path}` has the member `{name}` twice")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise _damaged(path, f"its member `{name}` is compressed")
+        members[name] = member
+    if sum(member.file_size for member in members.values()) > path.stat().st_size:
+        raise _damaged(path, "its members claim more bytes than it has")
+    return members
+
+
+def _manifest(path: Path, data: bytes) -> dict[str, Any]:
+    """The manifest, checked as far as this module and the choice of a target rely on it."""
+    if not 0 < len(data) <= MAX_MANIFEST:
+        raise _damaged(path, "it has no manifest" if not data else "its manifest is too large")
+    try:
+        manifest = json.loads(data)
+    except RecursionError:
+        raise _damaged(path, "its manifest is malformed") from None
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise error(
+            "E0603", f"`{path}` is in format {version}, written by a newer cnnc; this one reads format {FORMAT}",
+            help="update cnnc, or compile the model again",
+        )  # fmt: skip
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if version != FORMAT or not isinstance(manifest.get("target"), str) or not isinstance(files, dict):
+        raise _damaged(path, "its manifest is malformed")
+    return dict(manifest)
+
+
+def _files(
+    path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], manifest: dict[str, Any]
+) -> dict[str, bytes]:
+    """The members that the manifest lists, which must be all there are, each with its checksum."""
+    listed = manifest["files"]
+    if different := listed.keys() ^ (members.keys() - {MANIFEST, SIGNATURE}):
+        raise _damaged(path, f"its manifest and its members disagree about `{min(different)}`")
+    files = {}
+    for name, claim in listed.items():
+        data = archive.read(name)
+        if claim != _claim(data):
+            raise _damaged(path, f"its member `{name}` was changed")
+        files[name] = data
+    return files
+
+
+def _damaged(path: Path, reason: str) -> CnncError:
+    return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}")
+
+
+def _signed_here(manifest: bytes, signature: bytes) -> bool:
+    key = _key(create=False)
+    return bool(key) and hmac.compare_digest(signature, _hmac(key, manifest))
+
+
+def _hmac(key: bytes, manifest: bytes) -> bytes:
+    return hmac.new(key, manifest, hashlib.sha256).hexdigest().encode()
+
+
+def _key(*, create: bool) -> bytes:
+    """This user's signing key, b"" if there is none and `create` is not set; E0711 if others can read it."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    path = Path(base) / "cnnc" / "key"
+    try:
+        if create and not path.exists():
+            _make_key(path)
+        if not path.exists():
+            return b""
+        if path.stat().st_mode & 0o077:
+            raise error("E0711", f"others can read your signing key `{path}`", help=f"remove it: `rm {path}`")
+        return path.read_bytes()
+    except OSError as e:
+        raise io_error("write" if create else "read", path, e) from e
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key in one step, so that of two processes both read the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
