@@ -411,9 +411,10 @@ def test_regions_that_may_reach_out_of_the_image(
 ) -> None:
     shape, rois = (2, 3, 9, 11), np.array(boxes, np.float32)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    wide = x.astype(np.float64), rois.astype(np.float64)
     for op, expected in (
-        (ops.RoiPool(size, scale), slow_roi_pool(x, rois, size, scale)),
-        (ops.RoiAlign(size, scale, samples, aligned), slow_roi_align(x, rois, size, scale, samples, aligned)),
+        (ops.RoiPool(size, scale), slow_roi_pool(*wide, size, scale)),
+        (ops.RoiAlign(size, scale, samples, aligned), slow_roi_align(*wide, size, scale, samples, aligned)),
     ):
         graph = single(op, TensorType(shape), TensorType(rois.shape))
         inputs = {"x0": x, "x1": rois}

@@ -34,7 +34,7 @@ class NumpyProgram(Program):
     def __init__(self, graph: Graph, weights: Weights) -> None:
         """CnncError E0601 for ops without a rule, E0606 for bf16."""
         super().__init__("numpy", *ports(graph))
-        if any(x.type.dtype is DType.BF16 for x in (*graph.inputs, *graph.nodes)):
+        if DType.BF16 in {x.type.dtype for x in graph.inputs} | {x.type.dtype for x in graph.nodes}:
             raise error("E0606", "target `numpy` has no bf16: NumPy has no bfloat16", help="use f32 or f16")
         self.graph, self.weights = graph, {name: weights[name] for name in graph.params}
         self._steps = steps(graph)
@@ -51,7 +51,7 @@ class NumpyProgram(Program):
 
     @staticmethod
     def parse(files: Mapping[str, bytes]) -> NumpyProgram:
-        """The program whose `files` these are; CnncError E0405 or E0402 where the graph or the weights are malformed."""
+        """The program whose `files` these are; CnncError E0405 for a malformed graph, E0402 for such weights."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -63,7 +63,7 @@ class NumpyProgram(Program):
             weights = load(files.get(WEIGHTS, b""))
         except SafetensorError as e:
             raise error("E0402", f"`{WEIGHTS}` is not a valid safetensors file: {e}") from None
-        return NumpyProgram(graph, weight_files.check(weights, graph, WEIGHTS).weights)
+        return NumpyProgram(graph, weight_files.check(weights, graph, WEIGHTS))
 
     def source(self) -> str:
         return write(self.graph, self._steps)
