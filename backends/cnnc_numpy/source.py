@@ -5,6 +5,7 @@ Nothing a user named becomes code: values are called v0, v1, ..., and other name
 
 from __future__ import annotations
 
+import dis
 import inspect
 import keyword
 import re
@@ -81,7 +82,7 @@ def needed(kernels: Iterable[Kernel]) -> list[Kernel]:
     def visit(kernel: Kernel) -> None:
         if kernel in order or not isinstance(kernel, FunctionType):
             return
-        for name in _names(kernel.__code__):
+        for name in _globals(kernel.__code__):
             found = kernel.__globals__.get(name)
             if isinstance(found, FunctionType) and found.__module__.startswith("cnnc_numpy.kernels."):
                 visit(found)
@@ -92,11 +93,12 @@ def needed(kernels: Iterable[Kernel]) -> list[Kernel]:
     return list(order)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _globals(code: CodeType) -> Iterator[str]:
+    """The global names that a function reads."""
+    yield from (x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL")
     for constant in code.co_consts:  # comprehensions and lambdas
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _globals(constant)
 
 
 def _input_names(graph: Graph, taken: set[str]) -> dict[Value, str]:
