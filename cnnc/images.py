@@ -49,8 +49,8 @@ class Values:
             low,
             high,
             bgr=re.search(r"\bBGR\b", doc) is not None,
-            mean_0=re.search(r"\bmean\s+0\b", doc) is not None,
-            variance_1=re.search(r"\b(variance|deviation)\s+1\b", doc) is not None,
+            mean_0=re.search(r"\bmean\s+0(?!\.?\d)", doc) is not None,
+            variance_1=re.search(r"\b(variance|deviation)\s+1(?!\.?\d)", doc) is not None,
         )
 
 

@@ -44,7 +44,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
             pytest.fail(f"there is no golden {name}; make it with --update-golden", pytrace=False)
         expected = path.read_text(encoding="utf-8")
         if text != expected:
-            lines = difflib.unified_diff(expected.splitlines(), text.splitlines(), f"goldens/{name}", "now", lineterm="")
+            old, new = expected.splitlines(), text.splitlines()
+            lines = difflib.unified_diff(old, new, f"goldens/{name}", "now", lineterm="")
             pytest.fail("\n".join([*lines, "if this is intended: pytest --update-golden"]), pytrace=False)
 
     return compare

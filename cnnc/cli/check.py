@@ -37,15 +37,15 @@ def check(places: tuple[Place, ...], as_json: bool) -> int:
             found += e.diagnostics
             continue
         found += result.diagnostics
-        models += [(place, model, analysis.params(model.graph)) for model in result.models]
+        models += [(place, x.graph, analysis.params(x.graph)) for x in result.models]
     if as_json:
         rows = [
-            {"file": place.path, "model": model.name, "doc": model.doc, "params": params}
-            for place, model, params in models
+            {"file": place.path, "model": graph.name, "doc": graph.doc, "params": params}
+            for place, graph, params in models
         ]
         print_json({**findings(found), "models": rows})
     else:
         report(found)
-        for place, model, params in models:
-            click.echo(f"{place.path}: {model.name}: ok, {plural(params, 'parameter')}")
+        for place, graph, params in models:
+            click.echo(f"{place.path}: {graph.name}: ok, {plural(params, 'parameter')}")
     return CnncError(tuple(found)).exit_status if not findings(found)["ok"] else 0

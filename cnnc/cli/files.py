@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from cnnc.diagnostics import Source, error
+from cnnc.diagnostics import error
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Place:
     path: str
     model: str | None = None
 
-    def source(self) -> Path | Source:
-        """The file to read, or the text of standard input. CnncError E0901 where there is no such file."""
+    def source(self) -> str | Path:
+        """What `cnnc.load` takes: the file, or the text of standard input. CnncError E0901 where there is no such file."""
         if self.path == "-":
             from cnnc.frontend.parser import decode
 
-            return decode(sys.stdin.buffer.read(), "<stdin>")
+            return decode(sys.stdin.buffer.read(), "<stdin>").text + "\n"  # a line break tells a text from a path
         if (path := Path(self.path)).exists():
             return path
         known = shipped()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cnnc.cli.console import report
 from cnnc.cli.files import Place
 from cnnc.cli.options import Settings
 
@@ -11,12 +12,14 @@ if TYPE_CHECKING:
     from cnnc.ir.graph import Graph
 
 
-def load(place: Place, settings: Settings) -> Graph:
-    """The graph of a model, bound and pruned as the settings say."""
-    import cnnc
-    from cnnc.frontend import parse_value
+def load(place: Place, settings: Settings, *, quiet: bool = False) -> Graph:
+    """The graph of a model, bound and pruned as the settings say. Its warnings are printed, unless `quiet`."""
+    from cnnc.driver import finish, open_module
+    from cnnc.frontend.model import choose, elaborate, parse_value
 
-    args = {name: parse_value(text) for name, text in settings.args.items()}
-    return cnnc.load(
-        place.source(), place.model, dims=settings.dims, outputs=settings.outputs, dtype=settings.dtype, **args
-    )
+    module = open_module(place.source())
+    args = {name: parse_value(text, module) for name, text in settings.args.items()}
+    model = elaborate(module, choose(module, place.model), args)
+    if not quiet:
+        report(model.warnings)
+    return finish(model, dims=settings.dims, outputs=settings.outputs, dtype=settings.dtype)

@@ -34,24 +34,24 @@ def test(places: tuple[Place, ...], as_json: bool) -> int:
     facts = []
     for place in places:
         try:
-            result = check_file(place.source(), place.model)
+            result = check_file(place.source(), facts=True)
         except CnncError as e:
             found += e.diagnostics
             continue
         found += result.diagnostics
-        facts += [(place, fact) for fact in result.checks]
-    passed = sum(fact.ok for _, fact in facts)
+        facts += [x for x in result.facts if place.model in (None, x.model.partition("(")[0].strip())]
+    passed = sum(fact.holds for fact in facts)
     if as_json:
         rows = [
-            {"at": str(fact.span), "fact": fact.text, "ok": fact.ok, "expected": fact.expected, "actual": fact.actual}
-            for _, fact in facts
+            {"at": str(fact.span), "model": fact.model, "fact": fact.text, "ok": fact.holds, "actual": fact.actual}
+            for fact in facts
         ]
         print_json({**findings(found), "passed": passed, "failed": len(facts) - passed, "facts": rows})
     else:
         report(found)
-        for _, fact in facts:
-            but = "" if fact.ok else f": it is {fact.actual}"
-            click.echo(f"{_verdict(fact.ok)} {fact.span} {fact.text}{but}")
+        for fact in facts:
+            but = "" if fact.holds else f": it is {fact.actual}"
+            click.echo(f"{_verdict(fact.holds)} {fact.span} {fact.model}: {fact.text}{but}")
         click.echo(f"{plural(len(facts), 'fact')}, {passed} passed, {len(facts) - passed} failed")
     if not findings(found)["ok"]:
         return CnncError(tuple(found)).exit_status
