@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -49,3 +50,20 @@ def golden(request: pytest.FixtureRequest) -> Golden:
             pytest.fail("\n".join([*lines, "if this is intended: pytest --update-golden"]), pytrace=False)
 
     return compare
+
+
+Cli = Callable[..., Result]
+"""`cli("check", "net.cnn")` runs the command line in this process; standard output and error are kept apart."""
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Run the command line as its entry point does."""
+    from cnnc.cli import main
+
+    def run(*args: object, input: str | bytes | None = None) -> Result:
+        result = CliRunner(env={"NO_COLOR": None}).invoke(main, [str(arg) for arg in args], input=input)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run

@@ -6,8 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from cnnc.cli.console import print_json
 from cnnc.cli.options import AS_JSON, Command
 
 if TYPE_CHECKING:
-    from cnnc.target import Status
+    from cnnc.target import Status, Target
 
 PACKAGES = ("numpy", "lark", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm")
 TOOLS = ("cc", "gcc", "clang", "nvcc", "nvidia-smi")
@@ -25,15 +25,14 @@ TOOLS = ("cc", "gcc", "clang", "nvcc", "nvidia-smi")
 @AS_JSON
 def targets(as_json: bool) -> None:
     """List the targets and their options."""
-    from cnnc.target import targets as installed
-
-    found = installed()
+    found = _installed()
     if as_json:
-        print_json([{"name": name, "doc": cls.doc, "options": dict(cls.options)} for name, cls in found.items()])
+        print_json([_described(name, target) for name, target in found.items()])
         return
-    for name, cls in found.items():
-        click.echo(f"{name:<8} {cls.doc}")
-        for option, doc in cls.options.items():
+    for name, target in found.items():
+        described = _described(name, target)
+        click.echo(f"{name:<8} {described['doc']}")
+        for option, doc in described["options"].items():
             click.echo(f"         -O {option}=...  {doc}")
 
 
@@ -46,7 +45,7 @@ def doctor(as_json: bool) -> None:
     """
     packages = {name: _version(name) for name in PACKAGES}
     tools = {name: _tool(name) for name in TOOLS}
-    states = {entry.name: _status(entry) for entry in sorted(entry_points(group="cnnc.targets"), key=lambda e: e.name)}
+    states = {name: _status(target) for name, target in _installed().items()}
     system = {
         "cnnc": _version("cnnc"),
         "python": platform.python_version(),
@@ -67,15 +66,31 @@ def doctor(as_json: bool) -> None:
         click.echo(f"  {name:<14} {'yes' if state.works else 'no '} {detail}")
 
 
-def _status(entry: EntryPoint) -> Status:
-    """What a target says of itself. A broken package must not break the doctor."""
+def _installed() -> dict[str, Target | Exception]:
+    """The targets by name, or what came of loading one: a broken package must not hide the others."""
+    found: dict[str, Target | Exception] = {}
+    for entry in sorted(entry_points(group="cnnc.targets"), key=lambda entry: entry.name):
+        try:
+            found[entry.name] = entry.load()()
+        except Exception as e:
+            found[entry.name] = e
+    return found
+
+
+def _described(name: str, target: Target | Exception) -> dict[str, Any]:
+    if isinstance(target, Exception):
+        return {"name": name, "doc": _broken(target), "options": {}}
+    return {"name": name, "doc": target.doc, "options": dict(target.options)}
+
+
+def _status(target: Target | Exception) -> Status:
     from cnnc.target import Status
 
-    try:
-        state: Status = entry.load()().status()
-    except Exception as e:
-        return Status(False, f"cannot be loaded: {type(e).__name__}: {e}")
-    return state
+    return Status(False, _broken(target)) if isinstance(target, Exception) else target.status()
+
+
+def _broken(e: Exception) -> str:
+    return f"cannot be loaded: {type(e).__name__}: {e}"
 
 
 def _version(package: str) -> str | None:

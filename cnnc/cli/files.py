@@ -23,7 +23,7 @@ class Place:
     model: str | None = None
 
     def source(self) -> str | Path:
-        """What `cnnc.load` takes: the file, or the text of standard input. CnncError E0901 where there is no such file."""
+        """What `cnnc.load` takes: the file, or the text of standard input. CnncError E0901 if there is no such file."""
         if self.path == "-":
             from cnnc.frontend.parser import decode
 
