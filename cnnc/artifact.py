@@ -16,10 +16,10 @@ import stat
 import struct
 import zipfile
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
-from cnnc import __version__
 from cnnc.diagnostics import CnncError, error
 from cnnc.files import check_readable, io_error, replacing
 from cnnc.target import Port, Program, target
@@ -36,10 +36,10 @@ def save(program: Program, path: Path) -> Path:
 
     CnncError E0901 where the system does not let it.
     """
-    with replacing(path) as temporary:
-        if program.suffix and path.suffix == program.suffix:
-            program.export(temporary)
-        else:
+    if program.suffix and path.suffix == program.suffix:
+        program.export(path)
+    else:
+        with replacing(path) as temporary:
             _write(program, temporary)
     return path
 
@@ -81,7 +81,7 @@ def _write(program: Program, path: Path) -> None:
     files = program.files()
     manifest = {
         "format": FORMAT,
-        "cnnc": __version__,
+        "cnnc": version("cnnc"),
         "target": program.target,
         "inputs": [_port_json(x) for x in program.inputs],
         "outputs": [_port_json(x) for x in program.outputs],
@@ -131,14 +131,14 @@ def _manifest(path: Path, data: bytes) -> dict[str, Any]:
         manifest = json.loads(data)
     except RecursionError:
         raise _damaged(path, "its manifest is malformed") from None
-    version = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > FORMAT:
+    stated = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(stated, int) and stated > FORMAT:
         raise error(
-            "E0603", f"`{path}` is in format {version}, written by a newer cnnc; this one reads format {FORMAT}",
+            "E0603", f"`{path}` is in format {stated}, written by a newer cnnc; this one reads format {FORMAT}",
             help="update cnnc, or compile the model again",
         )  # fmt: skip
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if version != FORMAT or not isinstance(manifest.get("target"), str) or not isinstance(files, dict):
+    if stated != FORMAT or not isinstance(manifest.get("target"), str) or not isinstance(files, dict):
         raise _damaged(path, "its manifest is malformed")
     return dict(manifest)
 

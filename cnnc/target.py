@@ -110,7 +110,8 @@ class Program(ABC):
         """What an artifact holds of this program, by member name; `Target.load` takes it back."""
 
     def export(self, path: Path) -> None:
-        """Write the target's own format to `path`, which ends in `suffix`."""
+        """Write the target's own format to `path`, which ends in `suffix`, atomically; other files go beside it under its
+        stem."""
         raise NotImplementedError(f"{self.target} has no format of its own")
 
     def source(self) -> str:
@@ -179,8 +180,9 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if dtype is DType.BF16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype({DType.F32: "float32", DType.F16: "float16"}[dtype])
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(np.float32 if dtype is DType.F32 else np.float16)
 
 
 def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
