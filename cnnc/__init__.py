@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cnnc import ops as _ops  # registers every op
 from cnnc.diagnostics import CnncError, Diagnostic
-from cnnc.driver import compile, load
+from cnnc.driver import compile, load  # noqa: A004
 from cnnc.ir.graph import Graph
 
 if TYPE_CHECKING:

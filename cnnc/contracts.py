@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from cnnc import analysis
@@ -62,10 +62,8 @@ def _run(fact: s.Fact, model: str, elaborated: Elaborated) -> FactResult:
         raise _fault("E0220", f"nothing measures `{fact.measure.text}`", fact.measure.span, help)
     request = _Request(fact, elaborated)
     actual = measure(request)
-    holds = all(
-        _holds(op, left, right, fact)
-        for op, left, right in zip(fact.ops, [actual, *map(request.bound, fact.bounds)], map(request.bound, fact.bounds), strict=False)
-    )  # fmt: skip
+    values = [actual, *map(request.bound, fact.bounds)]
+    holds = all(_holds(op, a, b, fact) for op, a, b in zip(fact.ops, values, values[1:], strict=False))
     text = " ".join(fact.span.text.split())
     return FactResult(model, text, fact.span, holds, _shown(actual))
 
@@ -231,8 +229,7 @@ def _known(dim: Dim) -> int:
 
 
 def _end_of_head(check: s.Check) -> int:
-    last = check.args[-1].span.end + 1 if check.args else check.name.span.end
-    return last
+    return check.args[-1].span.end + 1 if check.args else check.name.span.end
 
 
 def _fault(code: str, message: str, span: Span, help: str | None = None) -> CnncError:
@@ -241,6 +238,6 @@ def _fault(code: str, message: str, span: Span, help: str | None = None) -> Cnnc
 
 def _placed(d: Diagnostic, span: Span) -> Diagnostic:
     """A diagnostic that has no place of its own gets the fact's."""
-    return d if d.labels else Diagnostic(d.code, d.message, (Label(span, primary=True),), d.path, d.why, d.help, d.notes)
+    return d if d.labels else replace(d, labels=(Label(span, primary=True),))
 
 

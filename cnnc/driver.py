@@ -1,4 +1,4 @@
-"""From a file or text to a graph, and from a graph to a program: what `import cnnc` offers and the command line calls."""
+"""From a file or text to a graph, and from a graph to a program: what `import cnnc` and the command line offer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def open_module(path_or_text: str | Path) -> Module:
     return Project.open(Path(path_or_text))[1]
 
 
-def elaborate(path_or_text: str | Path, model: str | None = None, args: Mapping[str, object] | None = None) -> Elaborated:
+def elaborate(
+    path_or_text: str | Path, model: str | None = None, args: Mapping[str, object] | None = None
+) -> Elaborated:
     """A model with its symbolic graph, its taps and its default dims. CnncError carries every independent error."""
     module = open_module(path_or_text)
     return elaborate_in(module, choose(module, model), dict(args or {}))
@@ -55,7 +57,7 @@ def load(
 
     `path_or_text` is a `.cnn` file, or the text of one. `model` picks one of several; `args` are its parameters
     (numbers, words, lists). Dims with a default get it unless `dims` says otherwise; those without stay symbolic.
-    `outputs` names outputs or any labels to compute instead of the model's outputs; `dtype` overrides that of the inputs.
+    `outputs` names outputs or any labels to compute instead of the model's outputs; `dtype` overrides the inputs'.
     CnncError carries every independent error found.
     """
     return finish(elaborate(path_or_text, model, args), dims=dims, outputs=outputs, dtype=dtype)

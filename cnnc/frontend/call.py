@@ -59,8 +59,8 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
         aliases = {field.name: field.metadata["name"] for field in fields}
         for arg in args:
             if arg.name is not None and arg.name not in names and arg.name in aliases:
-                short = aliases[arg.name]
-                raise CallError(_problem(f"`{cls.name}` has no argument `{arg.name}`", arg.span, f"did you mean `{short}`?"))
+                hint = f"did you mean `{aliases[arg.name]}`?"
+                raise CallError(_problem(f"`{cls.name}` has no argument `{arg.name}`", arg.span, hint))
         required = [f.metadata["name"] for f in fields if f.default is dataclasses.MISSING]
         found = {k: (g.value, g.span) for k, g in match(cls.name, list(names), required, args, span).items()}
     problems, values = [], {}

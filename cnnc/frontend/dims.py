@@ -24,14 +24,14 @@ def dim_of(expr: s.Expr, lookup: Callable[[s.Name], object | None]) -> Dim:
         case s.Number(value=int(value)):
             return value
         case s.Use(name=name, args=None, operands=None) if len(name.parts) == 1:
-            value = lookup(name)
-            if value is None:
+            found = lookup(name)
+            if found is None:
                 return Sym.of(name.text)
-            if value is POISON:
+            if found is POISON:
                 raise DimError("E0309", "", expr.span)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise DimError("E0309", f"`{name.text}` is {describe(value)}, not a size", expr.span)
-            return value
+            if isinstance(found, bool) or not isinstance(found, int):
+                raise DimError("E0309", f"`{name.text}` is {describe(found)}, not a size", expr.span)
+            return found
         case s.Minus(item=item):
             return -dim_of(item, lookup)
         case s.Arith(op="+", left=a, right=b):

@@ -60,7 +60,8 @@ def _depthwise_after_arrow(node: object) -> Iterator[Diagnostic]:
         use = step.body if isinstance(step, s.Labelled) else step
         if not isinstance(use, s.Use) or use.name.text != "conv" or not use.args:
             continue
-        grouped = [a for a in use.args if a.name == "groups" and isinstance(a.value, s.Use) and a.value.name.text == "in.c"]
+        groups = [a for a in use.args if a.name == "groups" and isinstance(a.value, s.Use)]
+        grouped = [a for a in groups if isinstance(a.value, s.Use) and a.value.name.text == "in.c"]
         changed = before.body if isinstance(before, s.Labelled) else before
         if grouped and isinstance(changed, s.Use) and changed.name.text in ("conv", "deconv"):
             labels = (Label(grouped[0].span, "channels of the def's input, not of what flows here", primary=True),)

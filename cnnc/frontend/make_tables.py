@@ -19,7 +19,7 @@ OPTIONS = {"parser": "lalr", "lexer": "basic", "propagate_positions": True, "may
 
 def tables(grammar: str) -> str:
     """The Python source of tables.py for a grammar."""
-    data, memo = Lark(grammar, **OPTIONS).memo_serialize([TerminalDef, Rule])  # type: ignore[arg-type]
+    data, memo = Lark(grammar, **OPTIONS).memo_serialize([TerminalDef, Rule])
     return (
         '"""Generated from grammar/cnn.lark by `python -m cnnc.frontend.make_tables`; not edited by hand."""\n\n'
         f"from typing import Any\n\nGRAMMAR = {sha256(grammar.encode()).hexdigest()!r}\n"

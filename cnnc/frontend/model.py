@@ -12,7 +12,7 @@ from cnnc.frontend.elaborate import Elaborator
 from cnnc.frontend.lint import lint
 from cnnc.frontend.parser import parse_expression
 from cnnc.frontend.project import Module
-from cnnc.frontend.scope import BLOCKS, Binding, Closure, Env, Given, ModelBlock, Scope, SharedBlock, Step
+from cnnc.frontend.scope import POISON, Binding, Called, Env, Given, ModelBlock, Scope, SharedBlock, Step
 from cnnc.ir.dim import solve
 from cnnc.ir.graph import Graph, Input, Node, Origin, Value
 from cnnc.ir.op import MAX_ELEMENTS, known_size
@@ -95,6 +95,7 @@ class _Root:
         self.run = Elaborator()
         self.scope = Scope("", "", None)
         self.defaults: dict[str, int] = {}
+        self.run.defaults = self.defaults
         self.default_spans: dict[str, Span] = {}
 
     def elaborate(self, model: s.Model, args: Sequence[Given]) -> Elaborated:
@@ -143,7 +144,7 @@ class _Root:
             assert isinstance(body, s.Use)
             found = self.run.block(body, env, self.scope)
             self.stop_on_errors()
-            template, args = (found.block, found.args) if hasattr(found, "args") else (found, ())
+            template, args = (found.block, found.args) if isinstance(found, Called) else (found, ())
             if not isinstance(template, ModelBlock) or template.node in seen:
                 what = "a variant of itself" if isinstance(template, ModelBlock) else f"no model: `{body.name.text}`"
                 self.run.error("E0219", f"`{model.name.text}` is {what}", body.span)
@@ -164,7 +165,7 @@ class _Root:
             for dim in statement.dims:
                 self.default(dim, env)
             for name in statement.names:
-                value: object = Input(name.text, type, statement.doc, Origin(name.span)) if type else _poison()
+                value: object = Input(name.text, type, statement.doc, Origin(name.span)) if type else POISON
                 if isinstance(value, Input):
                     inputs.append(value)
                 self.run.bind(env, name.text, Binding(value, name.span, "input"), self.scope)
@@ -192,14 +193,5 @@ class _Root:
             self.default_spans.setdefault(name, dim.span)
 
 
-def _poison() -> object:
-    from cnnc.frontend.scope import POISON
-
-    return POISON
-
-
 def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
-
-
-__all__ = ["BLOCKS", "Closure", "Elaborated", "argument", "choose", "elaborate", "parse_value"]

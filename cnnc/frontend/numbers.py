@@ -17,8 +17,13 @@ _COMPARE: Mapping[str, Callable[[object, object], bool]] = {
 }  # fmt: skip
 
 
-class TooLarge(ValueError):
+class TooLargeError(ValueError):
     """A number or list beyond the limits."""
+
+
+def code(error: ValueError) -> str:
+    """The code under which an error of this module is reported."""
+    return "E0504" if isinstance(error, TooLargeError) else "E0212"
 
 
 def arithmetic(op: str, left: object, right: object) -> int | float:
@@ -29,7 +34,7 @@ def arithmetic(op: str, left: object, right: object) -> int | float:
     try:
         result = _compute(op, a, b)
     except OverflowError:
-        raise TooLarge(f"{a} {op} {b} is too large") from None
+        raise TooLargeError(f"{a} {op} {b} is too large") from None
     return bounded(result, f"{a} {op} {b}")
 
 
@@ -51,9 +56,9 @@ def _compute(op: str, a: int | float, b: int | float) -> int | float:
 
 def bounded(value: int | float, what: str) -> int | float:
     if isinstance(value, int) and abs(value) > MAX_INT:
-        raise TooLarge(f"{what} is beyond 2^63")
+        raise TooLargeError(f"{what} is beyond 2^63")
     if isinstance(value, float) and not math.isfinite(value):
-        raise TooLarge(f"{what} is not a finite number")
+        raise TooLargeError(f"{what} is not a finite number")
     return value
 
 
@@ -99,10 +104,10 @@ def _range(args: list[object]) -> object:
             raise ValueError(f"`range` takes integers, not {describe(arg)}")
         bounds.append(arg)
     if not 1 <= len(bounds) <= 3 or (len(bounds) == 3 and bounds[2] == 0):
-        raise ValueError("`range` is `range(stop)`, `range(start, stop)` or `range(start, stop, step)` with a step not 0")
+        raise ValueError("it is `range(stop)`, `range(start, stop)` or `range(start, stop, step)` with a step not 0")
     values = range(*bounds)
     if len(values) > MAX_LIST:
-        raise TooLarge(f"a list has at most {MAX_LIST:,} items, this range has {len(values):,}")
+        raise TooLargeError(f"a list has at most {MAX_LIST:,} items, this range has {len(values):,}")
     return list(values)
 
 

@@ -6,6 +6,7 @@ The syntax tree is built from Lark's without recursion, so that depth is a numbe
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import lark
@@ -42,7 +43,7 @@ def parse(source: Source) -> s.File:
     """The syntax tree of a file. CnncError: E0101 to E0106 for syntax, E0501 and E0504 for limits."""
     items: tuple[s.Item, ...] = _run(source, source.text)
     if not items:
-        raise _error("E0102", f"{source.name} declares nothing", 'a file has at least one item, such as `model M { ... }`')
+        raise _error("E0102", f"{source.name} declares nothing", "a file has at least a model: `model M { ... }`")
     return s.File(items)
 
 
@@ -57,9 +58,11 @@ def parse_expression(source: Source) -> s.Expr:
 
 
 def _run(source: Source, text: str) -> Any:
+    _check_nesting(source)
     reader = _Reader(source, len(text) - len(source.text))
     # The private loader is the one that Lark's own standalone parsers call.
-    parser = lark.Lark._load_from_dict(tables.DATA, tables.MEMO, lexer_callbacks={"COMMENT": reader.comment})
+    load: Any = lark.Lark._load_from_dict
+    parser = load(tables.DATA, tables.MEMO, lexer_callbacks={"COMMENT": reader.comment})
     try:
         tree = parser.parse(text)
     except UnexpectedCharacters as e:
@@ -67,6 +70,19 @@ def _run(source: Source, text: str) -> Any:
     except UnexpectedToken as e:
         raise reader.unexpected_token(e) from None
     return reader.build(tree)
+
+
+def _check_nesting(source: Source) -> None:
+    """E0501 for brackets nested deeper than MAX_DEPTH."""
+    depth = 0
+    for bracket in re.finditer(r'#[^\n]*|"[^"\n]*"|[\[({]|[\])}]', source.text):
+        if bracket[0] in "[({":
+            depth += 1
+            if depth > MAX_DEPTH:
+                span = Span(source, bracket.start(), bracket.end())
+                raise _error("E0501", f"brackets nest deeper than {MAX_DEPTH}", "name the parts", span)
+        elif bracket[0] in "])}":
+            depth -= 1
 
 
 def _error(code: str, message: str, help: str | None = None, span: Span | None = None) -> CnncError:
@@ -150,7 +166,8 @@ class _Reader:
         if e.token.type == "$END":
             end = len(self.source.text.rstrip())
             at = Span(self.source, max(0, end - 1), end)
-            return _error("E0103", f"the file ends too early: expected {_expected(expected)}", _unclosed(self.source), at)
+            message = f"the file ends too early: expected {_expected(expected)}"
+            return _error("E0103", message, _unclosed(self.source), at)
         at, text = self.token_span(e.token), str(e.token)
         message = f"unexpected `{text}`: expected {_expected(expected)}"
         help = None
@@ -338,7 +355,8 @@ def _flat(children: list[Any]) -> list[Any]:
 _SPELLING = {
     "NAME": "a name", "PATH": "a dotted name", "NUMBER": "a number", "STRING": "a string", "LPAR": "`(`", "RPAR": "`)`",
     "LBRACE": "`{`", "RBRACE": "`}`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "COLON": "`:`", "EQUAL": "`=`",
-    "VBAR": "`|`", "CMP": "a comparison", "PLUS": "`+`", "MINUS": "`-`", "MUL": "`*`", "__ANON_0": "`->`", "$END": "the end",
+    "VBAR": "`|`", "CMP": "a comparison", "PLUS": "`+`", "MINUS": "`-`", "MUL": "`*`", "__ANON_0": "`->`",
+    "$END": "the end",
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -12,10 +11,9 @@ from pathlib import Path, PurePosixPath
 from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, Source, Span, error
 from cnnc.frontend import syntax as s
 from cnnc.frontend.call import suggest
-from cnnc.frontend.elaborate import LazyConst
 from cnnc.frontend.numbers import FUNCTIONS
 from cnnc.frontend.parser import decode, parse
-from cnnc.frontend.scope import Binding, Builtin, DefBlock, Env, ModelBlock, OpBlock
+from cnnc.frontend.scope import Binding, Builtin, DefBlock, Env, LazyConst, ModelBlock, OpBlock
 from cnnc.ir.op import registry
 from cnnc.ir.types import DType
 
@@ -133,7 +131,8 @@ class Project:
                 self.diagnostics += e.diagnostics
             else:
                 near = sorted(p.name for p in path.parent.glob("*.cnn")) if path.parent.is_dir() else []
-                self._problem("E0904", f'there is no file "{item.path.value}"', item.path.span, suggest(path.name, near))
+                message = f'there is no file "{item.path.value}"'
+                self._problem("E0901", message, item.path.span, suggest(path.name, near))
             return
         for alias in item.names:
             found = other.env.names.get(alias.name.text)
@@ -166,13 +165,3 @@ class Project:
 def _beside(importer: str, written: str) -> str:
     """How the path of an imported file is shown: relative as its importer's is."""
     return str(Path(importer).parent / written)
-
-
-def names_used(node: object) -> Iterator[str]:
-    """The names an expression or body mentions."""
-    for part in s.walk(node):
-        if isinstance(part, s.Name):
-            yield part.text
-
-
-__all__ = ["Callable", "Module", "Project", "library", "names_used"]

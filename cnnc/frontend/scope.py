@@ -170,7 +170,7 @@ def join(path: str, name: str) -> str:
 class Binding:
     value: object
     span: Span
-    kind: str  # "parameter", "binding", "label", "const", "def", "model", "import", "input", "shared", "loop", "library"
+    kind: str  # parameter, binding, label, loop, input, shared; of a file: constant, def, model, import; library
 
 
 @dataclass(slots=True, eq=False)
@@ -223,6 +223,13 @@ class Env:
             names.update(dict.fromkeys(env.names))
             env = env.parent
         return list(names)
+
+
+class LazyConst:
+    """A constant of a file before its first use."""
+
+    def __init__(self, expr: s.Expr, env: Env) -> None:
+        self.expr, self.env = expr, env
 
 
 def describe(value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from cnnc.diagnostics import Diagnostic, Help, Label, Span
 from cnnc.ir.graph import Input, Node, Origin, Value
@@ -12,24 +13,26 @@ _AXES = {1: ("elements",), 2: ("samples", "features"), 4: ("batch", "channels", 
 
 
 def diagnose(
-    error: OpError, op: Op, operands: Sequence[Value], origin: Origin | None, spans: Sequence[Span] = ()
-) -> Diagnostic:
+    error: OpError, op: Op, operands: Sequence[Value], origin: Origin | None, spans: Sequence[Span] = (),
+    dims: Mapping[str, int] = MappingProxyType({}),
+) -> Diagnostic:  # fmt: skip
     """The diagnostic for an op that refuses its operands.
 
     `spans` are the places of the operands where they were written out, as the arms of a merge; otherwise an operand is
-    shown where it was made.
+    shown where it was made. `dims` are sizes of symbolic dims, to show shapes as numbers.
     """
     labels = []
     at_fault = error.operand if error.operand < len(operands) else None
     primary = origin.span if origin else None
     if at_fault is not None and len(spans) == len(operands):
         primary = spans[at_fault]
-        labels += [Label(s, str(x.type)) for i, (s, x) in enumerate(zip(spans, operands, strict=True)) if i != at_fault]
+        shown = [Label(span, str(x.type.bind(dims))) for span, x in zip(spans, operands, strict=True)]
+        labels += [label for i, label in enumerate(shown) if i != at_fault]
     elif at_fault is not None and (made := operands[at_fault].origin) and (not primary or made.span != primary):
-        labels.append(Label(made.span, str(operands[at_fault].type)))
+        labels.append(Label(made.span, str(operands[at_fault].type.bind(dims))))
     if primary:
-        shown = str(operands[at_fault].type) if at_fault is not None and spans else ""
-        labels.insert(0, Label(primary, shown, primary=True))
+        text = str(operands[at_fault].type.bind(dims)) if at_fault is not None and spans else ""
+        labels.insert(0, Label(primary, text, primary=True))
     why = None
     if at_fault is not None and error.axis is not None and error.axis < operands[at_fault].type.rank:
         why = provenance(operands[at_fault], error.axis)
