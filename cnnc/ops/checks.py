@@ -48,7 +48,8 @@ def known(x: TensorType, axis: int, op: str, why: str) -> int:
 def check_axis(x: TensorType, axis: int, op: str, attribute: str = "axis") -> None:
     """OpError unless x has this axis, counted from 0."""
     if axis >= x.rank:
-        raise OpError("E0315", f"`{attribute}` of `{op}` is {axis}, but {x} has axes 0 to {x.rank - 1}")
+        axes = ("no axes", "axis 0 only")[x.rank] if x.rank < 2 else f"axes 0 to {x.rank - 1}"
+        raise OpError("E0315", f"`{attribute}` of `{op}` is {axis}, but {x} has {axes}")
 
 
 def check_same(op: str, rank: int, axis: int, left: Dim, right: Dim, operand: int, nouns: str = "operands") -> None:

@@ -161,7 +161,7 @@ class Unpool(Windowed):
     def infer(self, x: TensorType, source: TensorType) -> TensorType:
         images(x, self.name)
         n, c, _, _ = images(source, self.name, operand=1)
-        pooled = (n, c, *windows(source, self.name, (0, 0, 0, 0), self.kernel, self.stride))
+        pooled = (n, c, *windows(source, self.name, (0, 0, 0, 0), self.kernel, self.stride, operand=1))
         for axis, (there, here) in enumerate(zip(x.shape, pooled, strict=True)):
             check_same(self.name, 4, axis, there, here, operand=1, nouns="operand and pooled source")
         return source

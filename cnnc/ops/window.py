@@ -45,7 +45,7 @@ def padding(pad: Padding, h: Dim, w: Dim, span: Pair, stride: Pair) -> Pads:
 
 
 def windows(
-    x: TensorType, op: str, pad: Padding, span: Pair, stride: Pair, *, ceil: bool = False
+    x: TensorType, op: str, pad: Padding, span: Pair, stride: Pair, *, ceil: bool = False, operand: int = 0
 ) -> tuple[Dim, Dim]:
     """Rows and columns of windows: floor((size + padding - span) / stride) + 1, rounded up with `ceil`.
 
@@ -62,6 +62,7 @@ def windows(
             raise OpError(
                 "E0310",
                 f"kernel of `{op}` spans {k}, but the padded {way} is {size} + {first} + {last} = {room + k}",
+                operand=operand,
                 axis=2 + axis,
                 help=f"use a kernel that spans at most {room + k}, more padding, or a larger input",
             )
