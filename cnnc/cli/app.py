@@ -51,13 +51,16 @@ class App(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order they were given, by how often they are used
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = "cnnc", **extra: Any) -> Any:
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = "cnnc", complete_var: str | None = None,
+        standalone_mode: bool = True, **extra: Any,
+    ) -> Any:  # fmt: skip
         """Run the command line and exit."""
         args = sys.argv[1:] if args is None else list(args)
-        # `standalone_mode=False`: errors come here as exceptions, and what a command returns is its exit status.
         run = super().main
         status = _guarded(
-            lambda: run(args, prog_name, **{**extra, "standalone_mode": False}),
+            # Errors come here as exceptions, and what a command returns is its exit status.
+            lambda: run(args, prog_name, complete_var, standalone_mode=False, **extra),
             # Read off the words themselves: where they do not parse, no option has a value yet.
             as_json="--json" in args,
             debug="--debug" in args,

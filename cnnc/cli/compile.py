@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnc.target import Program
 
 
-class TargetName(click.ParamType):
+class TargetName(click.ParamType[str]):
     """The name of a target; whether it is one is checked where it is used."""
 
     name = "TARGET"

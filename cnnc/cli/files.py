@@ -43,7 +43,7 @@ class Place:
         return self.model or ("model" if self.path == "-" else Path(self.path).stem)
 
 
-class ModelFile(click.ParamType):
+class ModelFile(click.ParamType[Place]):
     """`FILE[:MODEL]`."""
 
     name = "FILE[:MODEL]"

@@ -17,15 +17,15 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on st
 class Command(click.Command):
     """A command with examples in its help, and `--debug`. What its function returns is the exit status; None is 0."""
 
-    def __init__(self, *args: Any, examples: str, **attributes: Any) -> None:
+    def __init__(self, name: str, examples: str, **attributes: Any) -> None:
         lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
-        super().__init__(*args, epilog=f"\b\nExamples:\n{lines}", **attributes)
+        super().__init__(name, epilog=f"\b\nExamples:\n{lines}", **attributes)
         # Its value is read by App.main, which must know it even where the command line does not parse.
         debug = click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the trace of an internal error.")
         self.params.append(debug)
 
 
-class Assignments(click.ParamType):
+class Assignments(click.ParamType[tuple[str, str]]):
     """`NAME=VALUE` as a pair of strings."""
 
     name = "NAME=VALUE"
@@ -37,7 +37,7 @@ class Assignments(click.ParamType):
         return key.strip(), text.strip()
 
 
-class Sizes(click.ParamType):
+class Sizes(click.ParamType[dict[str, int]]):
     """`N=1,H=224`: sizes by the name of their symbolic dim."""
 
     name = "DIM=SIZE,..."
@@ -54,7 +54,7 @@ class Sizes(click.ParamType):
         return sizes
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[list[str]]):
     """`a,b`: names between commas."""
 
     name = "NAME,..."

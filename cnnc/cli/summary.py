@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,12 +134,10 @@ def _bytes(count: Dim) -> str:
     return _with_symbols(count, size_text)
 
 
-def _with_symbols(count: Dim, text: Any) -> str:
+def _with_symbols(count: Dim, text: Callable[[int], str]) -> str:
     from cnnc.ir.dim import Sym
 
     if isinstance(count, int):
-        return str(text(count))
-    if len(count.terms) > 1:
-        return str(count)
-    ((names, factor),) = count.terms
-    return f"{text(factor)}*{Sym(((names, 1),))}"
+        return text(count)
+    (names, factor), *others = count.terms
+    return str(count) if others else f"{text(factor)}*{Sym(((names, 1),))}"
