@@ -129,6 +129,10 @@ def test_values_are_shown_as_the_language_writes_them(value, text):
     assert show_value(value) == text
 
 
+def test_an_optional_attribute_expects_what_its_item_does():
+    assert Optional(Int(1)).text == Int(1).text == "an integer of at least 1"
+
+
 def test_a_default_is_checked_where_it_is_written():
     with pytest.raises(AttrError):
         attr(Int(1), "n", default=0)

@@ -262,6 +262,22 @@ def test_multiply_accumulates(op, operands, macs):
     assert op.macs(op.result(*types), *types) == parse_dim(macs)
 
 
+@pytest.mark.parametrize(
+    ("op", "pads"),
+    [
+        (ops.Conv(8, 3, pad="half"), (1, 1, 1, 1)),
+        (ops.Local(8, 4, pad="same_upper"), (1, 1, 2, 2)),
+        (ops.MaxPool(2, 2, "same_upper"), (0, 0, 1, 0)),
+        (ops.AvgPool(3, 2, "same_lower"), (1, 1, 1, 0)),
+        (ops.L2Pool((2, 3), pad=(0, 1)), (0, 1, 0, 1)),
+    ],
+    ids=str,
+)
+def test_padding_in_numbers(op, pads):
+    """Top, left, bottom, right, on 15 rows and 22 columns."""
+    assert op.pads(shape("N, 6, 15, 22")) == pads
+
+
 class TestLayerFacts:
     """Figures of textbooks and papers."""
 
