@@ -146,7 +146,7 @@ def _window(op: Op) -> _Window | None:
             return _Window() if op.axis == 1 else None
         case Pointwise() | Merge() | ops.Sub() | ops.Div() | ops.BatchNorm() | ops.Scale() | ops.Normalize():
             return _Window()
-        case ops.Cast() | ops.ChannelShuffle() | ops.Pad() | ops.Crop() | ops.Unpool():
+        case ops.Cast() | ops.ChannelShuffle() | ops.Pad() | ops.Crop():
             return _Window()
         case _:
             return None
