@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnc.diagnostics import Label, Span
+from cnnc.diagnostics import Help, Label, Span
 from cnnc.frontend import numbers
 from cnnc.frontend import syntax as s
 from cnnc.frontend.call import CallError, make_op, match, suggest
@@ -149,11 +149,26 @@ class Application(Lookup):
             node = None if params is None else Node(op, tuple(values), params, path, origin)
         except OpError as e:
             spans = [span for _, span in site.operands] if site.operands else []
-            return self.report(diagnose(e, op, values, origin, spans, self.defaults))
+            found = diagnose(e, op, values, origin, spans, self.defaults)
+            return self.report(replace(found, help=self._projection(e, values, spans) or found.help))
         self.nodes += 1
         if self.nodes > MAX_NODES:
             self.stop("E0505", f"the network has more than {MAX_NODES:,} nodes", site.span, scope)
         return POISON if node is None else node
+
+    def _projection(self, e: OpError, values: Sequence[Value], spans: Sequence[Span]) -> Help | None:
+        """How to mend a residual addition whose shortcut is the identity: project it to the other branch's shape."""
+        if e.code not in ("E0312", "E0313") or len(spans) != len(values) or len(values) != 2:
+            return None
+        plain = next((i for i, span in enumerate(spans) if span.text.strip() in ("id", "in")), None)
+        if plain is None or any(v.type.rank != 4 for v in values):
+            return None
+        have, want = (values[i].type.bind(self.defaults).shape for i in (plain, 1 - plain))
+        sizes = zip(have, want, strict=True)
+        strides = [-(-a // b) if isinstance(a, int) and isinstance(b, int) else 1 for a, b in sizes]
+        stride = f", s={strides[2]}" if strides[2] == strides[3] > 1 else ""
+        projection = f"conv({want[1]}, 1{stride})"
+        return Help(f"project the shortcut: `{projection}`", spans[plain], projection)
 
     def _tensors(self, op: Op, path: str, site: Site) -> list[Value] | None:
         """The operands of an op as tensors, numbers among written operands as constants; None where one is at fault."""

@@ -50,8 +50,7 @@ class Elaborator(Application):
     def _in(self, expr: s.In, x: object, env: Env, scope: Scope, head: bool) -> object:
         value = env.flowing_in()
         if value is None:
-            help = "a model starts from its inputs by name"
-            return self.error("E0208", "there is no `in` here", expr.span, scope, help=help)
+            return self.no_input(expr.span, scope)
         return self._value_here(value, expr.span, scope, head)
 
     def _list(self, expr: s.ListOf, x: object, env: Env, scope: Scope, head: bool) -> object:

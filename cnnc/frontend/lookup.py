@@ -173,7 +173,7 @@ class Lookup(Session, ABC):
             prefix = ".".join(parts[:length])
             if prefix == "in":
                 value = env.flowing_in()
-                return None if value is None else self._attribute(value, parts[1:], name)
+                return self.no_input(name.span) if value is None else self._attribute(value, parts[1:], name)
             found = env.find(prefix)
             if found is None or isinstance(found.value, BLOCKS):
                 continue
@@ -182,6 +182,9 @@ class Lookup(Session, ABC):
                 return self._member(found.value, parts[length:], name)
             return self._attribute(found.value, parts[length:], name)
         return None
+
+    def no_input(self, span: Span, scope: Scope | None = None) -> Poison:
+        return self.error("E0208", "there is no `in` here", span, scope, help="a model starts from its inputs by name")
 
     def force(self, binding: Binding) -> None:
         """Evaluate a file's constant the first time it is used."""

@@ -14,7 +14,7 @@ from cnnc.frontend.parser import parse_expression
 from cnnc.frontend.project import Module
 from cnnc.frontend.scope import POISON, Binding, Called, Env, Given, ModelBlock, Scope, SharedBlock, Step
 from cnnc.ir.dim import solve
-from cnnc.ir.graph import Graph, Input, Node, Origin, Value
+from cnnc.ir.graph import Frame, Graph, Input, Node, Origin, Value
 from cnnc.ir.op import MAX_ELEMENTS, known_size
 
 
@@ -93,12 +93,13 @@ class _Root:
     def __init__(self, module: Module) -> None:
         self.module = module
         self.run = Elaborator()
-        self.scope = Scope("", "", None)
+        self.scope = Scope("", "", None)  # its frame is set once the model is known
         self.defaults: dict[str, int] = {}
         self.run.defaults = self.defaults
         self.default_spans: dict[str, Span] = {}
 
     def elaborate(self, model: s.Model, args: Sequence[Given]) -> Elaborated:
+        self.scope.frame = Frame(model.name.text)
         target, env = self.resolve(model, args)
         body = target.body
         assert isinstance(body, s.Block)

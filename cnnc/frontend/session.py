@@ -13,7 +13,7 @@ from cnnc.frontend.scope import POISON, Poison, Scope
 from cnnc.ir.graph import Param
 
 MAX_CALLS = 64
-MAX_NODES = 100_000
+MAX_NODES = 30_000
 MAX_STEPS = 200_000
 
 
@@ -68,8 +68,8 @@ class Session:
         """Refuse, before it is expanded, what would take more steps than there are."""
         outer = self.repeats
         self.repeats = max(1, outer * count)
-        if self.repeats > MAX_STEPS:
-            self.stop("E0505", f"this expands {self.repeats:,} times; the limit is {MAX_STEPS:,} steps", span, scope)
+        if self.repeats > MAX_NODES:
+            self.stop("E0505", f"this expands {self.repeats:,} times; the limit is {MAX_NODES:,}", span, scope)
         try:
             yield
         finally:

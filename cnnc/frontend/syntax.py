@@ -83,7 +83,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Use:
-    """A name, called or not, with operands or not: `relu`, `conv(64, 3)`, `add { a | b }`, `concat for k in ks {..}`."""
+    """A name, called or not, with operands or not: `relu`, `conv(64, 3)`, `add { a | b }`, `concat for k in ks {}`."""
 
     span: Span
     name: Name

@@ -77,5 +77,5 @@ def _place(node: Node) -> str:
     text = " ".join(node.origin.span.text.split())
     text = text if len(text) <= 60 else text[:57] + "..."
     frame = node.origin.frame
-    inside = f", in `{frame.call}`" if frame else ""
+    inside = f", in `{frame.call}`" if frame and frame.parent else ""
     return f"`{text}` ({node.origin.span}{inside})"

@@ -26,7 +26,9 @@ class Frame:
     parent: Frame | None = None
 
     def path(self) -> tuple[str, ...]:
-        """The calls from the outermost to this one."""
+        """The calls from the outermost, the model, to this one; none for what stands in the model itself."""
+        if self.parent is None:
+            return ()
         calls: list[str] = []
         frame: Frame | None = self
         while frame is not None:

@@ -1,0 +1,46 @@
+"""Every example of the language reference is what the page says it is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnnc.contracts import run_check
+from cnnc.diagnostics import CnncError, render
+from cnnc.driver import check_file, open_module
+
+PAGE = Path(__file__).parents[1] / "grammar" / "README.md"
+EXAMPLES = re.findall(r"^```cnn(?: (E\d{4}))?\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) > 20
+    assert any(code for code, _ in EXAMPLES)
+
+
+@pytest.mark.parametrize(("code", "text"), EXAMPLES, ids=[f"{i}-{code or 'ok'}" for i, (code, _) in enumerate(EXAMPLES)])
+def test_example(code: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "example.cnn"
+    file.write_text(text)
+    report = check_file(file)
+    found = [d.code for d in report.diagnostics]
+    if code:
+        assert found == [code]
+        return
+    assert not report.diagnostics, "\n".join(map(render, report.diagnostics))
+    module = open_module(file)
+    for check in module.checks:
+        for fact in run_check(module, check):
+            assert fact.holds, f"{fact.text}: measured {fact.actual}"
+
+
+def test_a_wrong_fact_is_seen(tmp_path: Path) -> None:
+    text = next(text for code, text in EXAMPLES if not code and "params == 61_706" in text)
+    file = tmp_path / "example.cnn"
+    file.write_text(text.replace("61_706", "61_707"))
+    module = open_module(file)
+    assert [fact.holds for fact in run_check(module, module.checks[0])] == [False, True]
+    file.write_text(text.replace("params ==", "parms =="))
+    module = open_module(file)
+    with pytest.raises(CnncError, match="E0220"):
+        run_check(module, module.checks[0])
