@@ -200,7 +200,7 @@ class Application(Lookup):
             before = self.params.setdefault(name, Param(name, type, spec.init, spec.trainable))
             if before.type != type and shared is not None:
                 message = f"shared `{shared.name}`: its first use made `{name}` {before.type}, this use needs {type}"
-                self.error("E0316", message, site.span, site.scope, also=[Label(shared.span, "shared here")])
+                self.error("E0321", message, site.span, site.scope, also=[Label(shared.span, "shared here")])
                 return None
             params[role] = before
         return params
@@ -220,7 +220,7 @@ class Application(Lookup):
         size = value.type.shape[axis] if -value.type.rank <= axis < value.type.rank else None
         if not isinstance(size, int) or size % n:
             message = f"`split({n})` needs a known size that {n} divides along axis {axis}, not that of {value.type}"
-            return self.error("E0317", message, site.span, site.scope)
+            return self.error("E0322", message, site.span, site.scope)
         part = size // n
         bounds = [{"start": i * part, "stop": (i + 1) * part, "axis": axis} for i in range(n)]
         each = replace(site, flowing=value, operands=None, label=None, label_span=None)
@@ -346,7 +346,7 @@ class Application(Lookup):
             declared = self.input_type(declaration, env, scope)
             if isinstance(value, Input | Node) and declared is not None and not _unify(declared, value.type, dims):
                 message = f"input `{name.text}` is {declared.bind(dims)}, and it gets {value.type}"
-                value = self.error("E0318", message, site.span, scope, also=[Label(name.span, "declared here")])
+                value = self.error("E0323", message, site.span, scope, also=[Label(name.span, "declared here")])
             self.bind(env, name.text, Binding(value, name.span, "input"), scope)
         for statement in body.statements:
             if not isinstance(statement, s.InputStmt | s.OutputStmt):
@@ -376,7 +376,7 @@ class Application(Lookup):
         """The declared type of an input, its dims symbolic; None where it is at fault."""
         if statement.dtype.text not in list(DType):
             help = suggest(statement.dtype.text, list(DType)) or "element types are f32, f16 and bf16"
-            self.error("E0307", f"`{statement.dtype.text}` is no element type", statement.dtype.span, scope, help=help)
+            self.error("E0221", f"`{statement.dtype.text}` is no element type", statement.dtype.span, scope, help=help)
             return None
         dims = [self.dim(dim.size, env, scope) for dim in statement.dims]
         known = [dim for dim in dims if dim is not None]
@@ -391,7 +391,7 @@ class Application(Lookup):
                 self.error(e.code, e.message, e.span, scope)
             return None
         if isinstance(dim, int) and not 1 <= dim < 2**31:
-            code = "E0308" if dim < 1 else "E0502"
+            code = "E0222" if dim < 1 else "E0502"
             self.error(code, f"a dimension is from 1 to 2^31 - 1, not {dim}", expr.span, scope)
             return None
         return dim

@@ -220,7 +220,7 @@ class Elaborator(Application):
                 return None
             text = text.replace(f"{{{name}}}", str(found.value))
         if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", text):
-            self.error("E0205", f'"{text}" is no label: letters, digits, `_` and `.` only', label.span, scope)
+            self.error("E0224", f'"{text}" is no label: letters, digits, `_` and `.` only', label.span, scope)
             return None
         return text
 

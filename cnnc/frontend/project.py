@@ -143,17 +143,17 @@ class Project:
                 self.define(module, alias.alias, found.value, "import")
 
     def locate(self, written: s.String, importer: Path | None) -> Path | None:
-        """The file an import names; E0701 for anything outside the project's folder."""
+        """The file an import names; E0703 for anything outside the project's folder."""
         name = PurePosixPath(written.value)
         if self.root is None or importer is None:
             self._problem("E0216", "a text that is not a file imports nothing", written.span, "save it as a file")
             return None
         if name.is_absolute() or ".." in name.parts or "\\" in written.value or ":" in written.value:
-            self._problem("E0701", f'"{written.value}" is outside the folder of the project', written.span)
+            self._problem("E0703", f'"{written.value}" is outside the folder of the project', written.span)
             return None
         path = Path(os.path.realpath(importer.parent / name))
         if not path.is_relative_to(self.root):
-            self._problem("E0701", f'"{written.value}" leads out of the folder of the project', written.span)
+            self._problem("E0703", f'"{written.value}" leads out of the folder of the project', written.span)
             return None
         return path
 
