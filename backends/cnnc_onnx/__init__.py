@@ -33,7 +33,7 @@ class OnnxTarget(Target):
         from cnnc_onnx.lower import lower
         from cnnc_onnx.program import OnnxProgram
 
-        return OnnxProgram(lower(graph, weights, _opset(options.get("opset"))))
+        return OnnxProgram(lower(graph, weights, _opset(options.get("opset"), graph)))
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> OnnxProgram:
         from cnnc_onnx.program import MEMBER, OnnxProgram
@@ -41,13 +41,13 @@ class OnnxTarget(Target):
         return OnnxProgram.parse(files.get(MEMBER, b""))
 
 
-def _opset(text: str | None) -> int:
-    """The opset asked for, or the newest. CnncError E0670 where it is not between the oldest and the newest."""
-    from cnnc_onnx.opset import OLDEST, newest
+def _opset(text: str | None, graph: Graph) -> int:
+    """The opset asked for, or the newest that runs. CnncError E0670 where it is not one from 13 to the newest."""
+    from cnnc_onnx.opset import OLDEST, newest, newest_that_runs
 
-    latest = newest()
     if text is None:
-        return latest
+        return newest_that_runs(graph)
+    latest = newest()
     if not text.isdecimal() or not OLDEST <= int(text) <= latest:
         raise error("E0670", f"option `opset` of target `onnx` is {text!r}, not a number from {OLDEST} to {latest}")
     return int(text)

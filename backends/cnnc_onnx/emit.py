@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cnnc.ir.dim import Dim, Sym, evaluate, symbols
 from cnnc.ir.graph import Graph
+from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import Rules, numpy_dtype
 
@@ -36,6 +38,22 @@ Rule: TypeAlias = Callable[..., Tensor]
 """`rule(op, e, *operands, **params) -> result`: emits the nodes of one op through the emitter `e`."""
 
 rules: Rules[Rule] = Rules("onnx")
+
+
+def in_f32(rule: Rule) -> Rule:
+    """The rule, taking its steps in f32 and rounding the result once: f16 and bf16 would round after every step."""
+
+    @wraps(rule)
+    def wide(op: Op, e: Emitter, *operands: Ref, **params: Ref) -> Tensor:
+        narrow = e.type
+        if narrow.dtype is DType.F32:
+            return rule(op, e, *operands, **params)
+        e.type = TensorType(narrow.shape, DType.F32)
+        result = rule(op, e, *map(e.widened, operands), **{role: e.widened(x) for role, x in params.items()})
+        e.type = narrow
+        return e("Cast", result, to=ELEMENT[narrow.dtype])
+
+    return wide
 
 
 class UnsupportedError(Exception):
@@ -97,6 +115,10 @@ class Emitter:
         node.attribute.extend(_attribute(key, value) for key, value in sorted(attributes.items()))
         self.nodes.append(node)
         return made
+
+    def widened(self, x: Ref) -> Ref:
+        """`x` in f32."""
+        return Ref(self("Cast", x, to=ELEMENT[DType.F32]), TensorType(x.type.shape, DType.F32))
 
     # Constants
 
@@ -170,6 +192,13 @@ class Emitter:
                 size = self("Sub", size, self.ints(constant)) if constant else size
                 return self("Div", size, self.ints(factor)) if factor > 1 else size
         raise UnsupportedError(f"cannot compute `{name}` from the shapes of the inputs")
+
+    def range(self, dim: Dim) -> str:
+        """0, 1, ..., dim - 1 as int64."""
+        if isinstance(dim, int):
+            return self.ints(*range(dim))
+        first, step = self.array(np.array(0)), self.array(np.array(1))
+        return self("Range", first, self("Squeeze", self.dim(dim), self.ints(0)), step)
 
     # Pieces that several rules use
 

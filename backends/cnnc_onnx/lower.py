@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
+from cnnc import ops
 from cnnc.diagnostics import error
 from cnnc.ir.dim import evaluate
 from cnnc.ir.graph import Graph, Node, Value
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype, unsupported
 from cnnc_onnx import rules_detection, rules_norm, rules_pointwise, rules_shape, rules_window  # noqa: F401  (fill `rules`)
-from cnnc_onnx.emit import ELEMENT, Emitter, Ref, UnsupportedError, rules
+from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Rule, UnsupportedError, in_f32, rules
 
 if TYPE_CHECKING:
     from cnnc.target import Weights
 
+_MOVES = (
+    ops.Cast, ops.ChannelShuffle, ops.Concat, ops.Constant, ops.Crop, ops.Dropout, ops.Flatten, ops.Reshape, ops.Slice,
+    ops.Take, ops.Transpose,
+)  # fmt: skip
 MAX_BYTES = 2**31 - 1
 """A protocol buffer, and so an ONNX file, is smaller than 2 GiB."""
 
@@ -71,12 +76,18 @@ def _emit(graph: Graph, emitter: Emitter) -> dict[Value, str]:
         params = {role: Ref(param.name, param.type) for role, param in node.params.items()}
         emitter.begin(node.name, node.type, _place(node))
         try:
-            result = rules[node.op](node.op, emitter, *operands, **params)
+            result = _rule(node)(node.op, emitter, *operands, **params)
             tensors[node] = emitter.finish(result, wanted.get(node))
         except UnsupportedError as reason:
             problems[node.name], tensors[node] = str(reason), ""
     unsupported("onnx", problems, graph)
     return tensors
+
+
+def _rule(node: Node) -> Rule:
+    """The rule of a node; in bf16, for which ONNX Runtime has kernels of little but data movement, by way of f32."""
+    rule = rules[node.op]
+    return in_f32(rule) if node.type.dtype is DType.BF16 and not isinstance(node.op, _MOVES) else rule
 
 
 def _outputs(graph: Graph, emitter: Emitter, tensors: dict[Value, str]) -> list[str]:

@@ -6,8 +6,20 @@ from functools import cache
 
 from onnx import TensorProto, defs, helper
 
+from cnnc import ops
+from cnnc.ir.graph import Graph
+
 OLDEST = 13
 """The first opset in which `Squeeze`, `Unsqueeze` and `ReduceSum` take their axes as operands."""
+
+
+_LAST = {ops.RoiAlign: 21, ops.RoiPool: 21}
+"""The last opset in which ONNX Runtime 1.31 has a kernel, of the ops for which that is not the newest."""
+
+
+def newest_that_runs(graph: Graph) -> int:
+    """The newest opset in which ONNX Runtime runs the graph."""
+    return min([newest(), *(_LAST.get(type(node.op), newest()) for node in graph.nodes)])
 
 
 @cache

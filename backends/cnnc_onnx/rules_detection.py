@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cnnc import ops
 from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, rules
 
@@ -37,5 +35,4 @@ def _corners(e: Emitter, rois: Ref) -> str:
 def _batch_rows(e: Emitter, rois: Ref) -> str:
     """int64[N*R]: which image each region belongs to."""
     n, r, _ = rois.type.shape
-    rows = e("Range", e.array(np.array(0)), e("Squeeze", e.dim(n), e.ints(0)), e.array(np.array(1)))
-    return e("Reshape", e("Expand", e("Unsqueeze", rows, e.ints(1)), e.dims((n, r))), e.ints(-1))
+    return e("Reshape", e("Expand", e("Unsqueeze", e.range(n), e.ints(1)), e.dims((n, r))), e.ints(-1))

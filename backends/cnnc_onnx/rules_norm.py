@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnc import ops
 from cnnc.ir.dim import evaluate
-from cnnc_onnx.emit import Emitter, Ref, Tensor, rules
+from cnnc_onnx.emit import Emitter, Ref, Tensor, in_f32, rules
 
 
 @rules(ops.BatchNorm)
@@ -15,10 +15,13 @@ def bn(op: ops.BatchNorm, e: Emitter, x: Ref, weight: Ref, bias: Ref, running_me
 
 
 @rules(ops.Lrn)
+@in_f32
 def lrn(op: ops.Lrn, e: Emitter, x: Ref) -> Tensor:
-    """`LRN` where its window is ours (across channels, odd); else x / (k + alpha*mean of squares)^beta in parts."""
-    if not op.within and op.size % 2:
-        return e("LRN", x, size=op.size, alpha=op.alpha, beta=op.beta, bias=op.k)
+    """x / (k + alpha * mean of squares)^beta in parts.
+
+    ONNX's `LRN` places even windows one channel later, and ONNX Runtime slides the sum along the channels: what it adds
+    and takes off again leaves errors that can exceed the sum (NaN where it falls below zero).
+    """
     before, after = op.size // 2, (op.size - 1) // 2
     squares = e("Mul", x, x)
     if op.within:
@@ -52,6 +55,7 @@ def instance_norm(
 
 
 @rules(ops.GroupNorm)
+@in_f32
 def group_norm(op: ops.GroupNorm, e: Emitter, x: Ref, weight: Ref | None = None, bias: Ref | None = None) -> Tensor:
     """Instances of one channel a group; ONNX's own `GroupNormalization` (opset 21) subtracts squares of means."""
     ones, zeros = e.floats(np.ones(op.groups)), e.floats(np.zeros(op.groups))
@@ -60,6 +64,7 @@ def group_norm(op: ops.GroupNorm, e: Emitter, x: Ref, weight: Ref | None = None,
 
 
 @rules(ops.Normalize)
+@in_f32
 def normalize(op: ops.Normalize, e: Emitter, x: Ref) -> Tensor:
     mean, std = (e.floats(np.reshape(v, (-1, *[1] * (x.type.rank - 2)))) for v in (op.mean, op.std))
     return e("Div", e("Sub", x, mean), std)

@@ -7,13 +7,14 @@ import math
 from cnnc import ops
 from cnnc.ir.op import Op
 from cnnc.ops.reduce import Reduce
-from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, rules
+from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, in_f32, rules
 
 _SAME = {
     ops.Relu: "Relu", ops.Sigmoid: "Sigmoid", ops.Tanh: "Tanh", ops.Abs: "Abs", ops.Exp: "Exp", ops.Log: "Log",
     ops.Sqrt: "Sqrt", ops.Neg: "Neg", ops.Sub: "Sub", ops.Div: "Div", ops.MatMul: "MatMul", ops.Maximum: "Max",
     ops.Minimum: "Min",
 }  # fmt: skip
+_MERGE = {ops.Add: "Add", ops.Mul: "Mul"}
 _REDUCE = {
     ops.ReduceMean: "ReduceMean", ops.ReduceSum: "ReduceSum", ops.ReduceMax: "ReduceMax", ops.ReduceMin: "ReduceMin",
 }  # fmt: skip
@@ -57,8 +58,11 @@ def selu(op: ops.Selu, e: Emitter, x: Ref) -> Tensor:
 
 @rules(ops.Gelu)
 def gelu(op: ops.Gelu, e: Emitter, x: Ref) -> Tensor:
-    if e.opset >= 20:
-        return e("Gelu", x, approximate=op.approx)
+    return e("Gelu", x, approximate=op.approx) if e.opset >= 20 else _gelu(op, e, x)
+
+
+@in_f32
+def _gelu(op: ops.Gelu, e: Emitter, x: Ref) -> Tensor:
     if op.approx == "none":
         inner = e("Erf", e("Mul", x, e.number(math.sqrt(0.5))))
     else:
@@ -69,6 +73,7 @@ def gelu(op: ops.Gelu, e: Emitter, x: Ref) -> Tensor:
 
 
 @rules(ops.Silu)
+@in_f32
 def silu(op: ops.Silu, e: Emitter, x: Ref) -> Tensor:
     return e("Mul", x, e("Sigmoid", x))
 
@@ -79,6 +84,7 @@ def hard_sigmoid(op: ops.HardSigmoid, e: Emitter, x: Ref) -> Tensor:
 
 
 @rules(ops.HardSwish)
+@in_f32
 def hard_swish(op: ops.HardSwish, e: Emitter, x: Ref) -> Tensor:
     return e("Mul", x, e("HardSigmoid", x, alpha=1 / 6, beta=0.5))  # `HardSwish` itself is there from opset 14 on
 
@@ -99,11 +105,16 @@ def log_softmax(op: ops.LogSoftmax, e: Emitter, x: Ref) -> Tensor:
 
 
 @rules(ops.Add, ops.Mul)
-def fold(op: ops.Add | ops.Mul, e: Emitter, x: Ref, *others: Ref) -> Tensor:
-    """Sums and products from left to right: ONNX has them of two operands."""
+def merge(op: ops.Add | ops.Mul, e: Emitter, *xs: Ref) -> Tensor:
+    """ONNX has sums and products of two operands."""
+    return e(_MERGE[type(op)], *xs) if len(xs) == 2 else _fold(op, e, *xs)
+
+
+@in_f32
+def _fold(op: ops.Add | ops.Mul, e: Emitter, x: Ref, *others: Ref) -> Tensor:
     result: Tensor = x
     for other in others:
-        result = e("Add" if isinstance(op, ops.Add) else "Mul", result, other)
+        result = e(_MERGE[type(op)], result, other)
     return result
 
 
@@ -113,12 +124,14 @@ def linear(op: ops.Linear, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = N
 
 
 @rules(ops.Rbf)
+@in_f32
 def rbf(op: ops.Rbf, e: Emitter, x: Ref, weight: Ref) -> Tensor:
     difference = e("Sub", e("Unsqueeze", x, e.ints(1)), weight)  # [N, 1, F] - [c, F]
     return e.reduce("ReduceSumSquare", difference, [2], keep=False)
 
 
 @rules(ops.Scale)
+@in_f32
 def scale(op: ops.Scale, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
     return e.affine(x, weight, bias, x.type.rank)
 

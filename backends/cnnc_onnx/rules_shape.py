@@ -66,19 +66,27 @@ def pixel_shuffle(op: ops.PixelShuffle, e: Emitter, x: Ref) -> Tensor:
 @rules(ops.Upsample)
 def upsample(op: ops.Upsample, e: Emitter, x: Ref) -> Tensor:
     scales = e.array(np.array([1, 1, *op.scale], np.float32))
-    return e("Resize", x, None, scales, **_interpolation(op))
+    if op.mode == "nearest":
+        floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return e("Resize", x, None, scales, mode="nearest", **floor)
+    return e("Resize", x, None, scales, **_linear(op))
 
 
 @rules(ops.Resize)
 def resize(op: ops.Resize, e: Emitter, x: Ref, like: Ref | None = None) -> Tensor:
-    if e.opset >= 18:
-        return e("Resize", x, None, None, e.dims(e.type.shape[2:]), axes=(2, 3), **_interpolation(op))
-    return e("Resize", x, None, None, e.dims(e.type.shape), **_interpolation(op))
-
-
-def _interpolation(op: ops.Upsample | ops.Resize) -> dict[str, str]:
+    """Nearest rows and columns are gathered by integer indices: ONNX Runtime's `Resize` rounds i*14/2 = 7 down to 6."""
     if op.mode == "nearest":
-        return {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        y: Tensor = x
+        for axis in (2, 3):
+            before, after = x.type.shape[axis], e.type.shape[axis]
+            y = e("Gather", y, e("Div", e("Mul", e.range(after), e.dim(before)), e.dim(after)), axis=axis)
+        return y
+    if e.opset >= 18:
+        return e("Resize", x, None, None, e.dims(e.type.shape[2:]), axes=(2, 3), **_linear(op))
+    return e("Resize", x, None, None, e.dims(e.type.shape), **_linear(op))
+
+
+def _linear(op: ops.Upsample | ops.Resize) -> dict[str, str]:
     return {"mode": "linear", "coordinate_transformation_mode": "align_corners" if op.align_corners else "half_pixel"}
 
 

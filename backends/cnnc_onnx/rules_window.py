@@ -8,31 +8,38 @@ from typing import Any
 import numpy as np
 
 from cnnc import ops
-from cnnc.ir.dim import Dim, evaluate
+from cnnc.ir.dim import Dim, evaluate, minimum
 from cnnc.ops.pool import Pool
-from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, rules
+from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, UnsupportedError, in_f32, rules
 
 
-def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float = 0) -> tuple[Tensor, dict[str, Any]]:
-    """The operand and its padding attribute.
+def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float | None = 0) -> tuple[Tensor, dict[str, Any]]:
+    """The operand and the attributes that pad it and round the number of windows.
 
-    `same_*` of an input of symbolic size is left to the runtime, except that ONNX Runtime cannot when the kernel is
-    dilated: then the operand is padded with `fill` by amounts computed from its size.
+    `same_*` of an input of symbolic size is left to the runtime. What ONNX Runtime cannot pad (there, a dilated kernel
+    or one smaller than its stride; in pooling, more padding than the kernel has places) is padded with `fill`
+    beforehand, by amounts that leave no room for rounding.
     """
     pads = op.pads(x.type)
-    if all(isinstance(p, int) for p in pads):
-        return x, {"pads": pads}
-    if op.span == op.kernel:
-        return x, {"auto_pad": str(op.pad).upper()}
-    top, left, bottom, right = pads
-    return e("Pad", x, e.dims((0, 0, top, left, 0, 0, bottom, right)), e.number(fill)), {}
+    fixed = [p for p in pads if isinstance(p, int)]
+    if len(fixed) < 4:
+        if op.span == op.kernel and all(k >= s for k, s in zip(op.kernel, op.stride, strict=True)):
+            return x, {"auto_pad": str(op.pad).upper()}
+    elif isinstance(op, ops.Conv):
+        return x, {"pads": fixed}
+    elif all(p < k for p, k in zip(fixed, op.kernel * 2, strict=True)):
+        return x, {"pads": fixed, **({"ceil_mode": 1} if op.ceil else {})}
+    if fill is None:
+        raise UnsupportedError(f"cannot pad `{op.name}` by `{op.pad}` for a stride above the kernel and {x.type}")
+    first = pads[:2]
+    needed = ((n - 1) * s + k for n, s, k in zip(e.type.shape[2:], op.stride, op.span, strict=True))
+    last = [-minimum(size + p - n, 0) for n, size, p in zip(needed, x.type.shape[2:], first, strict=True)]
+    return e("Pad", x, e.dims((0, 0, *first, 0, 0, *last)), e.number(fill)), {}
 
 
-def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float = 0, **attributes: object) -> Tensor:
-    """A pooling node; `same_*` fixes the number of windows, so that `ceil` has nothing to round."""
-    ceil = {"ceil_mode": 1} if op.ceil and not isinstance(op.pad, str) else {}
+def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float | None = 0, **attributes: object) -> Tensor:
     padded, pads = padding(e, op, x, fill)
-    return e(kind, padded, kernel_shape=op.kernel, strides=op.stride, **pads, **ceil, **attributes)
+    return e(kind, padded, kernel_shape=op.kernel, strides=op.stride, **pads, **attributes)
 
 
 @rules(ops.Conv)
@@ -46,6 +53,8 @@ def conv(op: ops.Conv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None)
 
 @rules(ops.Deconv)
 def deconv(op: ops.Deconv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
+    if any(extra >= s for extra, s in zip(op.out_pad, op.stride, strict=True)):
+        raise UnsupportedError("has no `deconv` with an `out_pad` of its stride or more")
     return e(
         "ConvTranspose", x, weight, bias,
         kernel_shape=op.kernel, strides=op.stride, dilations=op.dilation, group=op.groups, pads=op.pads,
@@ -54,6 +63,7 @@ def deconv(op: ops.Deconv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = N
 
 
 @rules(ops.Local)
+@in_f32
 def local(op: ops.Local, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None) -> Tensor:
     """A matrix product for each place: [P, N, C*kh*kw] by [P, C*kh*kw, c]. The patches are gathered."""
     c, h, w = (evaluate(dim, {}) for dim in x.type.shape[1:])
@@ -80,7 +90,8 @@ def maxpool(op: ops.MaxPool, e: Emitter, x: Ref) -> Tensor:
 
 @rules(ops.AvgPool)
 def avgpool(op: ops.AvgPool, e: Emitter, x: Ref) -> Tensor:
-    return pooling(e, "AveragePool", op, x, count_include_pad=int(op.count_include_pad))
+    fill = 0 if op.count_include_pad else None  # what is padded beforehand is counted
+    return pooling(e, "AveragePool", op, x, fill, count_include_pad=int(op.count_include_pad))
 
 
 @rules(ops.L2Pool)
@@ -102,31 +113,36 @@ def gmp(op: ops.GlobalMaxPool, e: Emitter, x: Ref) -> Tensor:
 
 @rules(ops.AdaptiveAvgPool)
 def adaptive_avgpool(op: ops.AdaptiveAvgPool, e: Emitter, x: Ref) -> Tensor:
-    """Windows of one size are an ordinary pooling; else a product with an averaging matrix on each side."""
     _, _, h, w = x.type.shape
     rows, columns = op.size
+    if op.size == (1, 1):
+        return e("GlobalAveragePool", x)
     if isinstance(h, int) and isinstance(w, int) and h % rows == 0 and w % columns == 0:
         kernel = h // rows, w // columns
         return e("AveragePool", x, kernel_shape=kernel, strides=kernel)
-    if op.size == (1, 1):
-        return e("GlobalAveragePool", x)
+    return _uneven_means(op, e, x)
+
+
+@in_f32
+def _uneven_means(op: ops.AdaptiveAvgPool, e: Emitter, x: Ref) -> Tensor:
+    """A product with an averaging matrix on each side."""
+    (_, _, h, w), (rows, columns) = x.type.shape, op.size
     right = e("Transpose", _averages(e, w, columns), perm=(1, 0))
     return e("MatMul", e("MatMul", _averages(e, h, rows), x), right)
 
 
 def _averages(e: Emitter, size: Dim, count: int) -> str:
     """[count, size]: row i averages the i-th window, from floor(i*size/count) to ceil((i + 1)*size/count)."""
-    number = e("Squeeze", e.dim(size), e.ints(0))
-    index = np.arange(count)[:, None]
-    start = e("Div", e("Mul", number, e.array(index)), e.ints(count))
-    stop = e("Div", e("Add", e("Mul", number, e.array(index + 1)), e.ints(count - 1)), e.ints(count))
-    place = e("Range", e.array(np.array(0)), number, e.array(np.array(1)))
+    index, place, divisor = np.arange(count)[:, None], e.range(size), e.ints(count)
+    start = e("Div", e("Mul", e.array(index), e.dim(size)), divisor)
+    stop = e("Div", e("Add", e("Mul", e.array(index + 1), e.dim(size)), e.ints(count - 1)), divisor)
     inside = e("And", e("GreaterOrEqual", place, start), e("Less", place, stop))
     dtype = ELEMENT[e.type.dtype]
     return e("Div", e("Cast", inside, to=dtype), e("Cast", e("Sub", stop, start), to=dtype))
 
 
 @rules(ops.Unpool)
+@in_f32
 def unpool(op: ops.Unpool, e: Emitter, x: Ref, source: Ref) -> Tensor:
     """The places of the maxima come from pooling `source` again; they count elements of the whole tensor."""
     overlap = any(s < k for s, k in zip(op.stride, op.kernel, strict=True))
