@@ -9,11 +9,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import Cli, Golden
 
 from cnnc.cli import main
 from cnnc.cli.console import coloured, count_line, count_text, size_text
 from cnnc.diagnostics import Diagnostic, Severity
+from conftest import Cli, Golden
 
 NET = """
 ## Two layers.

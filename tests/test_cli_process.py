@@ -1,0 +1,100 @@
+"""The command line as a process of its own: start-up time, pipes, signals, terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CNNC = [sys.executable, "-c", "from cnnc.cli import main; main()"]
+NET = "model Net { input x: f32[N, 3] output y y = x -> linear(2) }\n"
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CNNC, *args], capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+
+
+def test_the_installed_script_runs() -> None:
+    script = shutil.which("cnnc", path=str(Path(sys.executable).parent))
+    assert script is not None
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("cnnc ")
+
+
+def test_check_of_resnet152_takes_less_than_half_a_second(tmp_path: Path) -> None:
+    """Start of the process included, with compiled bytecode as an installation has it; of the processor's time, which
+    other processes do not stretch."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    times = []
+    for _ in range(4):  # the first one compiles
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run("check", "resnet152", env=environment).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.5
+
+
+def test_standard_input_and_pipes() -> None:
+    done = run("check", "-", input=NET)
+    assert (done.returncode, done.stdout) == (0, "-: Net: ok, 8 parameters\n")
+    assert run("check", "-", stdin=subprocess.DEVNULL).returncode == 3
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*CNNC, "ir", "-"], input=NET, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_interruption_leaves_no_trace() -> None:
+    process = subprocess.Popen([*CNNC, "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    time.sleep(2)  # it waits for its input by now
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = run("compile", "-", "-t", "numpy", "-o", str(tmp_path / "net.cnnp"), input=NET)
+    assert done.returncode == 74
+    assert "error[E0901]" in done.stderr
+
+
+def test_a_device_is_not_replaced() -> None:
+    done = run("compile", "-", "-t", "numpy", "-o", "/dev/null", input=NET)
+    assert done.returncode == 74
+    assert not Path("/dev/null").is_file()
+
+
+def on_a_terminal(*args: str, **environment: str) -> str:
+    """What the command shows on a terminal."""
+    main, side = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm", **environment}
+    done = subprocess.run([*CNNC, *args], stdin=subprocess.DEVNULL, stdout=side, stderr=side, env=env, timeout=60)
+    assert done.returncode == 3
+    os.close(side)
+    shown = os.read(main, 100_000).decode()
+    os.close(main)
+    return shown
+
+
+def test_colour_is_for_terminals() -> None:
+    assert "\x1b[1;31merror[E0102]\x1b[0m" in on_a_terminal("check", "-")
+    assert "\x1b" not in on_a_terminal("check", "-", NO_COLOR="1")
+    assert "\x1b" not in run("check", "-", stdin=subprocess.DEVNULL).stderr
