@@ -1,0 +1,238 @@
+"""What torch lacks, in PyTorch: the functions and modules that a generated source takes along where it uses them.
+
+The source of each definition is copied as it stands, so it may use only torch, nn, F, Tensor and the others here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def same_pads(x: Tensor, span: Sequence[int], stride: Sequence[int], upper: bool) -> list[int]:
+    """Left, right, top, bottom padding that gives ceil(size / stride) windows; an odd row goes to the end if `upper`."""
+    pads: list[int] = []
+    for size, k, s in ((x.shape[3], span[1], stride[1]), (x.shape[2], span[0], stride[0])):
+        total = max((-(-size // s) - 1) * s + k - size, 0)
+        small, large = total // 2, total - total // 2
+        pads += [small, large] if upper else [large, small]
+    return pads
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded to ceil(size / stride) places; an odd row of padding goes to the end if `upper`."""
+
+    def __init__(self, *sizes: Any, upper: bool = True, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.upper = upper
+
+    def forward(self, x: Tensor) -> Tensor:
+        span = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size)]
+        return super().forward(F.pad(x, same_pads(x, span, self.stride, self.upper)))
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with its own padding on each side: `pads` are left, right, top, bottom."""
+
+    def __init__(self, *sizes: Any, pads: tuple[int, int, int, int], **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.pads = pads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.pads))
+
+
+class CroppedConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution cut by its own amount on each side: `pads` are left, right, top, bottom."""
+
+    def __init__(self, *sizes: Any, pads: tuple[int, int, int, int], **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.cut = [-pad for pad in pads]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(super().forward(x), self.cut)
+
+
+class LocalConv2d(nn.Module):
+    """A convolution whose weights differ from place to place: weight [O, rows, columns, C, kh, kw], bias [O, rows, columns]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, int],
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        bias: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.pads = kernel_size, stride, pads
+        weight = torch.empty(out_channels, *size, in_channels, *kernel_size, dtype=dtype)
+        self.weight = nn.Parameter(nn.init.normal_(weight, std=(2 / weight[0, 0, 0].numel()) ** 0.5))
+        self.bias = nn.Parameter(torch.zeros(out_channels, *size, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(F.pad(x, self.pads), self.kernel_size, stride=self.stride)  # [N, C*kh*kw, rows*columns]
+        y = torch.einsum("nkp,opk->nop", patches, self.weight.flatten(3).flatten(1, 2))
+        y = y.unflatten(2, self.weight.shape[1:3])
+        return y if self.bias is None else y + self.bias
+
+
+class Rbf(nn.Module):
+    """Squared distances to learned points: y[n, o] = sum over f of (x[n, f] - weight[o, f])^2."""
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] - self.weight).square().sum(2)
+
+
+class Scale(nn.Module):
+    """A learned factor and offset for each channel."""
+
+    def __init__(self, num_channels: int, bias: bool = True, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_channels, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        y = x * self.weight.view(shape)
+        return y if self.bias is None else y + self.bias.view(shape)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel, with constants."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return ((x - self.mean.view(shape)) / self.std.view(shape)).to(x.dtype)
+
+
+class Constant(nn.Module):
+    """A tensor of fixed values, which goes to the module's device but not into its state."""
+
+    def __init__(self, values: Sequence[float], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(values, dtype=dtype).reshape(shape), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+def step(x: Tensor) -> Tensor:
+    """1 where x >= 0, else 0."""
+    return (x >= 0).to(x.dtype)
+
+
+def lrn_within(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """Local response normalisation over a size x size window of the same channel; outside counts as zero."""
+    pads = [size // 2, (size - 1) // 2]
+    mean = F.avg_pool2d(F.pad(x * x, pads + pads), size, stride=1)
+    return x / (k + alpha * mean) ** beta
+
+
+def trim(y: Tensor, x: Tensor, pads: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """y without the windows that start in the padding after x; `pads` are left, right, top, bottom."""
+    rows, columns = -(-(x.shape[2] + pads[2]) // stride[0]), -(-(x.shape[3] + pads[0]) // stride[1])
+    return y[:, :, :rows, :columns]
+
+
+def max_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], dilation: tuple[int, int], ceil: bool) -> Tensor:
+    """Max pooling with its own padding on each side: `pads` are left, right, top, bottom."""
+    padded = F.pad(x, pads, value=-torch.inf)
+    return trim(F.max_pool2d(padded, kernel, stride, 0, dilation, ceil), x, pads, stride)
+
+
+def sum_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, value: float = 0.0) -> Tensor:
+    """Sums of windows, with its own padding on each side: `pads` are left, right, top, bottom."""
+    padded = F.pad(x, pads, value=value)
+    return trim(F.avg_pool2d(padded, kernel, stride, 0, ceil, divisor_override=1), x, pads, stride)
+
+
+def avg_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, count_include_pad: bool) -> Tensor:
+    """Average pooling with its own padding on each side: `pads` are left, right, top, bottom."""
+    ones = torch.ones_like(x[:1, :1])
+    count = sum_pool(ones, kernel, stride, pads, ceil, value=float(count_include_pad))
+    return sum_pool(x, kernel, stride, pads, ceil) / count
+
+
+def l2_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool) -> Tensor:
+    """The root of the sum of squares of each window, whose gradient is 0 where it is 0."""
+    squares = sum_pool(x * x, kernel, stride, pads, ceil)
+    return torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+
+
+def unpool(x: Tensor, source: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """x's values where the windows of `source` have their maxima, zero elsewhere."""
+    places = F.max_pool2d(source, kernel, stride, return_indices=True)[1]
+    y = torch.zeros_like(source).flatten(2).scatter_add(2, places.flatten(2), x.flatten(2))
+    return y.view_as(source)
+
+
+def crop(x: Tensor, like: Tensor, offset: Sequence[int]) -> Tensor:
+    """The part of x that starts `offset` rows and columns in and is as large as `like`."""
+    (top, left), (rows, columns) = offset, like.shape[2:]
+    return x[:, :, top : top + rows, left : left + columns]
+
+
+def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tensor:
+    """The maximum of each cell of a grid over each region: x [N, C, H, W], rois [N, R, 4] -> [N*R, C, *size]."""
+    corners = rois[..., :4].float() * scale
+    corners = (corners.abs() + 0.5).floor().copysign(corners).long()  # halves away from 0
+    out = x.new_zeros(*rois.shape[:2], x.shape[1], *size)
+    for n, boxes in enumerate(corners.tolist()):
+        for r, (left, top, right, bottom) in enumerate(boxes):
+            rows, columns = max(bottom - top + 1, 1), max(right - left + 1, 1)
+            for i in range(size[0]):
+                first, last = top + i * rows // size[0], top - (-(i + 1) * rows // size[0])
+                band = x[n, :, max(first, 0) : max(last, 0)]
+                for j in range(size[1]):
+                    start, stop = left + j * columns // size[1], left - (-(j + 1) * columns // size[1])
+                    cell = band[:, :, max(start, 0) : max(stop, 0)]
+                    if cell.numel():
+                        out[n, r, :, i, j] = cell.amax((1, 2))
+    return out.flatten(0, 1)
+
+
+def roi_align(x: Tensor, rois: Tensor, size: Sequence[int], scale: float, samples: int = 2, aligned: bool = False) -> Tensor:
+    """The mean of samples in each cell of a grid over each region: x [N, C, H, W], rois [N, R, 4] -> [N*R, C, *size]."""
+
+    def axis(first: Tensor, last: Tensor, cells: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each sample's coordinate: the places before and after it, the weight of the latter, whether it counts."""
+        span = last - first if aligned else (last - first).clamp(min=1)
+        steps = (torch.arange(cells * samples, device=x.device) + 0.5) / (cells * samples)
+        at = first[..., None] + span[..., None] * steps  # [N, R, cells*samples]
+        inside = (at >= -1) & (at <= length)
+        at = at.clamp(0, length - 1)
+        before = at.floor().long()
+        return before, (before + 1).clamp(max=length - 1), at - before, inside
+
+    n, c, h, w = x.shape
+    left, top, right, bottom = (rois[..., :4].float() * scale - (0.5 if aligned else 0.0)).unbind(-1)
+    y0, y1, wy, in_y = axis(top, bottom, size[0], h)
+    x0, x1, wx, in_x = axis(left, right, size[1], w)
+    image = torch.arange(n, device=x.device).view(n, 1, 1, 1)
+
+    def read(rows: Tensor, columns: Tensor) -> Tensor:
+        """x's values at rows [N, R, i] and columns [N, R, j]: [N, R, i, j, C]."""
+        return x.permute(0, 2, 3, 1)[image, rows[..., :, None], columns[..., None, :]]
+
+    wy, wx = wy[..., :, None, None], wx[..., None, :, None]
+    value = (read(y0, x0) * (1 - wx) + read(y0, x1) * wx) * (1 - wy) + (read(y1, x0) * (1 - wx) + read(y1, x1) * wx) * wy
+    value = value * (in_y[..., :, None] & in_x[..., None, :])[..., None]
+    cells = value.view(n * rois.shape[1], size[0], samples, size[1], samples, c).mean((2, 4))
+    return cells.permute(0, 3, 1, 2).to(x.dtype)
