@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import subprocess
-from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +39,8 @@ def doctor(as_json: bool) -> None:
 
     For a target that does not work on this machine, the reason and what to do.
     """
+    import platform
+
     packages = {name: _version(name) for name in PACKAGES}
     tools = {name: _tool(name) for name in TOOLS}
     states = {name: _status(target) for name, target in _installed().items()}
@@ -68,6 +66,8 @@ def doctor(as_json: bool) -> None:
 
 def _installed() -> dict[str, Target | Exception]:
     """The targets by name, or what came of loading one: a broken package must not hide the others."""
+    from importlib.metadata import entry_points
+
     found: dict[str, Target | Exception] = {}
     for entry in sorted(entry_points(group="cnnc.targets"), key=lambda entry: entry.name):
         try:
@@ -94,6 +94,8 @@ def _broken(e: Exception) -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -102,6 +104,9 @@ def _version(package: str) -> str | None:
 
 def _tool(name: str) -> str | None:
     """The path of a tool and the line of its `--version` that has the number; None where there is no such tool."""
+    import shutil
+    import subprocess
+
     path = shutil.which(name)
     if path is None:
         return None
