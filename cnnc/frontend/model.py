@@ -11,7 +11,7 @@ from cnnc.frontend.call import suggest
 from cnnc.frontend.elaborate import Elaborator
 from cnnc.frontend.lint import lint
 from cnnc.frontend.parser import parse_expression
-from cnnc.frontend.project import Module
+from cnnc.frontend.project import Module, library
 from cnnc.frontend.scope import POISON, Binding, Called, Env, Given, ModelBlock, Scope, SharedBlock, Step
 from cnnc.ir.dim import solve
 from cnnc.ir.graph import Frame, Graph, Input, Node, Origin, Value
@@ -69,7 +69,7 @@ def parse_value(text: str, module: Module | None = None) -> object:
     """The value of an expression given from outside, as in `--set depths=[2, 2]`; names are those of the file."""
     source = Source("--set", text)
     expr = parse_expression(source)
-    return argument(expr, module.env if module else Env())
+    return argument(expr, module.env if module else library())
 
 
 def argument(expr: s.Expr, env: Env) -> object:

@@ -148,7 +148,7 @@ class Project:
         if self.root is None or importer is None:
             self._problem("E0216", "a text that is not a file imports nothing", written.span, "save it as a file")
             return None
-        if name.is_absolute() or ".." in name.parts or "\\" in written.value or ":" in written.value:
+        if name.is_absolute() or ".." in name.parts or ":" in written.value:
             self._problem("E0703", f'"{written.value}" is outside the folder of the project', written.span)
             return None
         path = Path(os.path.realpath(importer.parent / name))
