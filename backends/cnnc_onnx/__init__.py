@@ -48,6 +48,6 @@ def _opset(text: str | None, graph: Graph) -> int:
     if text is None:
         return newest_that_runs(graph)
     latest = newest()
-    if not text.isdecimal() or not OLDEST <= int(text) <= latest:
+    if not (text.isascii() and text.isdecimal()) or not OLDEST <= int(text) <= latest:
         raise error("E0670", f"option `opset` of target `onnx` is {text!r}, not a number from {OLDEST} to {latest}")
     return int(text)

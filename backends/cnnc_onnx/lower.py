@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from cnnc import ops
 from cnnc.diagnostics import error
@@ -24,8 +24,8 @@ _MOVES = (
     ops.Cast, ops.ChannelShuffle, ops.Concat, ops.Constant, ops.Crop, ops.Dropout, ops.Flatten, ops.Reshape, ops.Slice,
     ops.Take, ops.Transpose,
 )  # fmt: skip
-MAX_BYTES = 2**31 - 1
-"""A protocol buffer, and so an ONNX file, is smaller than 2 GiB."""
+MAX_WEIGHTS = 2**31 - 2**24
+"""Bytes of weights: a protocol buffer, and so an ONNX file, is smaller than 2 GiB, and the nodes need some of it."""
 
 
 def lower(graph: Graph, weights: Weights, opset: int) -> ModelProto:
@@ -35,23 +35,22 @@ def lower(graph: Graph, weights: Weights, opset: int) -> ModelProto:
     E0601 where an op cannot be written for this opset, E0510 where the weights do not fit a file.
     """
     rules.check(graph)
-    size = sum(evaluate(param.type.bytes, {}) for param in graph.params.values())
-    if size > MAX_BYTES:
-        raise error("E0510", f"the weights take {size:,} bytes; an ONNX file holds at most {MAX_BYTES:,}")
+    params = graph.params.values()
+    size = sum(evaluate(x.type.bytes, {}) for x in params)
+    if size > MAX_WEIGHTS:
+        raise error("E0510", f"the weights take {size:,} bytes; an ONNX file holds at most {MAX_WEIGHTS:,} of them")
     emitter = Emitter(graph, opset)
     tensors = _emit(graph, emitter)
     outputs = _outputs(graph, emitter, tensors)
+    ends = {*outputs, *(x.name for x in graph.inputs)}
+    inner = {tensors[x]: x.type for x in graph.nodes if tensors[x] not in ends}
     model = helper.make_model(
         helper.make_graph(
             emitter.nodes,
             graph.name,
-            [_info(x.name, x.type, x.doc) for x in graph.inputs],
+            [*(_info(x.name, x.type, x.doc) for x in graph.inputs), *(_info(x.name, x.type) for x in params)],
             [_info(name, value.type) for name, value in zip(outputs, graph.outputs.values(), strict=True)],
-            [
-                numpy_helper.from_array(weights[name].astype(numpy_dtype(param.type.dtype), copy=False), name)
-                for name, param in graph.params.items()
-            ],
-            value_info=[_info(tensors[x], x.type) for x in graph.nodes if tensors[x] not in outputs],
+            value_info=[_info(name, type) for name, type in inner.items()],
         ),
         opset_imports=[helper.make_opsetid("", opset)],
         producer_name="cnnc",
@@ -59,7 +58,13 @@ def lower(graph: Graph, weights: Weights, opset: int) -> ModelProto:
         doc_string=graph.doc,
     )
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model, full_check=True)  # before the weights, which it would copy, take their places
+    del model.graph.input[len(graph.inputs) :]
+    for x in params:
+        array = weights[x.name].astype(numpy_dtype(x.type.dtype), copy=False)
+        model.graph.initializer.add(
+            name=x.name, dims=array.shape, data_type=ELEMENT[x.type.dtype], raw_data=array.tobytes()
+        )
     return model
 
 

@@ -25,14 +25,19 @@ MEMBER = "model.onnx"
 
 
 class OnnxProgram(Program):
-    """A model and, from the first run on, a session of ONNX Runtime on the CPU with its default threads."""
+    """A model as bytes and, from the first run on, a session of ONNX Runtime on the CPU with its default threads."""
 
     suffix = ".onnx"
 
     def __init__(self, model: ModelProto) -> None:
+        """Takes the model over: of the object only the skeleton is kept, with inputs in the place of the weights."""
         inputs, outputs = (tuple(map(_port, values)) for values in (model.graph.input, model.graph.output))
         super().__init__("onnx", inputs, outputs)
-        self.model = model
+        self.data = model.SerializeToString(deterministic=True)
+        weights = [onnx.helper.make_tensor_value_info(x.name, x.data_type, x.dims) for x in model.graph.initializer]
+        del model.graph.initializer[:]
+        model.graph.input.extend(weights)
+        self._skeleton = model
 
     @staticmethod
     def parse(data: bytes) -> OnnxProgram:
@@ -55,6 +60,9 @@ class OnnxProgram(Program):
             x = inputs[port.name]
             binding.bind_input(port.name, "cpu", 0, ELEMENT[port.type.dtype], x.shape, x.ctypes.data)
         for port in self.outputs:
+            if port.name in inputs:  # of a tensor that is an input as well ONNX Runtime makes no copy
+                results[port.name] = inputs[port.name].copy()
+                continue
             shape = tuple(evaluate(dim, dims) for dim in port.type.shape)
             y = results[port.name] = np.empty(shape, numpy_dtype(port.type.dtype))
             binding.bind_output(port.name, "cpu", 0, ELEMENT[port.type.dtype], y.shape, y.ctypes.data)
@@ -62,32 +70,26 @@ class OnnxProgram(Program):
         return results
 
     def files(self) -> dict[str, bytes]:
-        return {MEMBER: self.model.SerializeToString(deterministic=True)}
+        return {MEMBER: self.data}
 
     def export(self, path: Path) -> None:
         with replacing(path) as new:
-            new.write_bytes(self.files()[MEMBER])
+            new.write_bytes(self.data)
 
     def source(self) -> str:
-        """The model in ONNX's text form, without the numbers of its weights."""
-        bare = ModelProto()
-        bare.CopyFrom(self.model)
-        del bare.graph.initializer[:]
-        bare.graph.input.extend(
-            onnx.helper.make_tensor_value_info(x.name, x.data_type, x.dims) for x in self.model.graph.initializer
-        )
-        return str(onnx.printer.to_text(bare))
+        """The model in ONNX's text form; the weights stand among the inputs."""
+        return str(onnx.printer.to_text(self._skeleton))
 
     @cached_property
     def _session(self) -> Any:
-        """CnncError E0671 where ONNX Runtime has no kernel for a node, bf16 being the usual reason."""
+        """CnncError E0671 where ONNX Runtime has no kernel for a node in this opset."""
         import onnxruntime
         from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         try:
-            return onnxruntime.InferenceSession(self.files()[MEMBER], options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
         except NoKernel as e:
             raise self._no_kernel(str(e)) from e
 
@@ -95,12 +97,11 @@ class OnnxProgram(Program):
         """E0671 of "Could not find an implementation for Conv(22) node with name 'layer1.0.conv1'"."""
         found = re.search(r"implementation for (\w+)\(\d+\) node with name '(.*)'", message)
         kind, name = found.groups() if found else ("an op", "")
-        dtypes = sorted({str(_DTYPE[x.type.tensor_type.elem_type]) for x in self.model.graph.value_info})
-        node = next((x for x in self.model.graph.node if x.name == name), None)
+        node = next((x for x in self._skeleton.graph.node if x.name == name), None)
         return error(
             "E0671",
-            f"ONNX Runtime has no kernel for `{kind}` of node `{name}` (element types: {', '.join(dtypes)})",
-            help="the model is valid and can be saved for a runtime that has one; to run it here, compile it for f32",
+            f"ONNX Runtime has no kernel for `{kind}` of node `{name}`, opset {self._skeleton.opset_import[0].version}",
+            help="leave the option `opset` out, or save the model for a runtime that has the kernel",
             notes=[f"written at {node.doc_string}"] if node and node.doc_string else [],
         )
 
