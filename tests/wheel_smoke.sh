@@ -34,7 +34,7 @@ expect 0 "25,557,032" cnnc summary resnet50 --depth 1
 expect 0 "lenet5" cnnc models
 expect 0 "" cnnc explain E0312
 expect 0 "wrote lenet5.cnnp" cnnc compile lenet5 --target numpy
-expect 0 "f" cnnc run lenet5.cnnp --input image=random
+expect 0 "f" cnnc run lenet5.cnnp --input digit=random
 expect 7 "torch" cnnc compile lenet5 --target torch
 expect 7 "E06" cnnc compile lenet5 --target cpu
 expect 0 "numpy" cnnc doctor
