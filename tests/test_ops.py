@@ -183,7 +183,7 @@ def test_every_op_is_registered_and_documented(name):
     cls = getattr(ops, name)
     assert registry()[cls.name] is cls
     assert cls.__doc__ is not None
-    assert not cls.__doc__.startswith(f"{name}(")  # the docstring that a dataclass writes itself
+    assert "Shapes: " in cls.__doc__
 
 
 @pytest.mark.parametrize("dtype", DType)

@@ -1,6 +1,6 @@
 """Functions of one tensor that keep its shape: nonlinearities, softmax, dropout.
 
-All take x of any shape and give a result of that shape; only `prelu`, `softmax` and `log_softmax` look at axes.
+Only `prelu`, `softmax` and `log_softmax` look at axes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Pointwise(Op):
 @register
 @dataclass(frozen=True)
 class Relu(Pointwise):
-    """y = max(x, 0). Source: Nair & Hinton 2010."""
+    """y = max(x, 0). Shapes: any -> the same. Source: Nair & Hinton 2010."""
 
     name = "relu"
 
@@ -33,7 +33,7 @@ class Relu(Pointwise):
 @register
 @dataclass(frozen=True)
 class LeakyRelu(Pointwise):
-    """y = x where x >= 0, else slope * x. Source: Maas et al. 2013."""
+    """y = x where x >= 0, else slope * x. Shapes: any -> the same. Source: Maas et al. 2013."""
 
     name = "leaky_relu"
     slope: float = attr(Float(), "slope", default=0.01)
@@ -62,7 +62,7 @@ class Prelu(Pointwise):
 @register
 @dataclass(frozen=True)
 class Sigmoid(Pointwise):
-    """y = 1 / (1 + exp(-x))."""
+    """y = 1 / (1 + exp(-x)). Shapes: any -> the same."""
 
     name = "sigmoid"
 
@@ -70,7 +70,7 @@ class Sigmoid(Pointwise):
 @register
 @dataclass(frozen=True)
 class Tanh(Pointwise):
-    """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)). Shapes: any -> the same."""
 
     name = "tanh"
 
@@ -78,7 +78,7 @@ class Tanh(Pointwise):
 @register
 @dataclass(frozen=True)
 class Step(Pointwise):
-    """y = 1 where x >= 0, else 0. Source: McCulloch & Pitts 1943; Rosenblatt 1958."""
+    """y = 1 where x >= 0, else 0. Shapes: any -> the same. Source: McCulloch & Pitts 1943; Rosenblatt 1958."""
 
     name = "step"
 
@@ -86,7 +86,7 @@ class Step(Pointwise):
 @register
 @dataclass(frozen=True)
 class Elu(Pointwise):
-    """y = x where x > 0, else alpha * (exp(x) - 1). Source: Clevert et al. 2016."""
+    """y = x where x > 0, else alpha * (exp(x) - 1). Shapes: any -> the same. Source: Clevert et al. 2016."""
 
     name = "elu"
     alpha: float = attr(Float(), "alpha", default=1.0)
@@ -98,7 +98,7 @@ class Selu(Pointwise):
     """y = scale * x where x > 0, else scale * alpha * (exp(x) - 1).
 
     alpha = 1.6732632423543772, scale = 1.0507009873554805, which keep mean 0 and variance 1.
-    Source: Klambauer et al. 2017.
+    Shapes: any -> the same. Source: Klambauer et al. 2017.
     """
 
     name = "selu"
@@ -110,7 +110,7 @@ class Gelu(Pointwise):
     """y = x * Phi(x), Phi the normal distribution function; `approx="tanh"` takes Phi's tanh approximation.
 
     none: y = x/2 * (1 + erf(x / sqrt(2))); tanh: y = x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 * x^3))).
-    Source: Hendrycks & Gimpel 2016.
+    Shapes: any -> the same. Source: Hendrycks & Gimpel 2016.
     """
 
     name = "gelu"
@@ -120,7 +120,10 @@ class Gelu(Pointwise):
 @register
 @dataclass(frozen=True)
 class Silu(Pointwise):
-    """y = x / (1 + exp(-x)), also called swish. Source: Elfwing et al. 2017; Ramachandran et al. 2017."""
+    """y = x / (1 + exp(-x)), also called swish.
+
+    Shapes: any -> the same. Source: Elfwing et al. 2017; Ramachandran et al. 2017.
+    """
 
     name = "silu"
 
@@ -128,7 +131,7 @@ class Silu(Pointwise):
 @register
 @dataclass(frozen=True)
 class HardSigmoid(Pointwise):
-    """y = clip(x/6 + 1/2, 0, 1). Source: Howard et al. 2019."""
+    """y = clip(x/6 + 1/2, 0, 1). Shapes: any -> the same. Source: Howard et al. 2019."""
 
     name = "hard_sigmoid"
 
@@ -136,7 +139,7 @@ class HardSigmoid(Pointwise):
 @register
 @dataclass(frozen=True)
 class HardSwish(Pointwise):
-    """y = x * clip(x/6 + 1/2, 0, 1). Source: Howard et al. 2019."""
+    """y = x * clip(x/6 + 1/2, 0, 1). Shapes: any -> the same. Source: Howard et al. 2019."""
 
     name = "hard_swish"
 
@@ -144,7 +147,7 @@ class HardSwish(Pointwise):
 @register
 @dataclass(frozen=True)
 class Clip(Pointwise):
-    """y = min(max(x, low), high)."""
+    """y = min(max(x, low), high). Shapes: any -> the same."""
 
     name = "clip"
     low: float = attr(Float(), "low")
@@ -159,7 +162,10 @@ class Clip(Pointwise):
 @register
 @dataclass(frozen=True)
 class Softmax(Op):
-    """y = exp(x - m) / sum of exp(x - m) along `axis`, m the maximum along it: positive, with sum 1."""
+    """y = exp(x - m) / sum of exp(x - m) along `axis`, m the maximum along it: positive, with sum 1.
+
+    Shapes: any -> the same.
+    """
 
     name = "softmax"
     axis: int = attr(Int(0), "axis", default=1)
@@ -172,7 +178,10 @@ class Softmax(Op):
 @register
 @dataclass(frozen=True)
 class LogSoftmax(Op):
-    """y = x - m - log(sum of exp(x - m)) along `axis`, m the maximum along it: the logarithm of `softmax`."""
+    """y = x - m - log(sum of exp(x - m)) along `axis`, m the maximum along it: the logarithm of `softmax`.
+
+    Shapes: any -> the same.
+    """
 
     name = "log_softmax"
     axis: int = attr(Int(0), "axis", default=1)
@@ -185,7 +194,7 @@ class LogSoftmax(Op):
 @register
 @dataclass(frozen=True)
 class Abs(Pointwise):
-    """y = |x|."""
+    """y = |x|. Shapes: any -> the same."""
 
     name = "abs"
 
@@ -193,7 +202,7 @@ class Abs(Pointwise):
 @register
 @dataclass(frozen=True)
 class Exp(Pointwise):
-    """y = e^x."""
+    """y = e^x. Shapes: any -> the same."""
 
     name = "exp"
 
@@ -201,7 +210,7 @@ class Exp(Pointwise):
 @register
 @dataclass(frozen=True)
 class Log(Pointwise):
-    """y = the natural logarithm of x; -Inf at 0, NaN below."""
+    """y = the natural logarithm of x; -Inf at 0, NaN below. Shapes: any -> the same."""
 
     name = "log"
 
@@ -209,7 +218,7 @@ class Log(Pointwise):
 @register
 @dataclass(frozen=True)
 class Sqrt(Pointwise):
-    """y = the square root of x; NaN below 0."""
+    """y = the square root of x; NaN below 0. Shapes: any -> the same."""
 
     name = "sqrt"
 
@@ -217,7 +226,7 @@ class Sqrt(Pointwise):
 @register
 @dataclass(frozen=True)
 class Neg(Pointwise):
-    """y = -x."""
+    """y = -x. Shapes: any -> the same."""
 
     name = "neg"
 
@@ -227,7 +236,7 @@ class Neg(Pointwise):
 class Dropout(Pointwise):
     """y = x. In training each value is 0 with probability p and x / (1 - p) otherwise.
 
-    Source: Srivastava et al. 2014.
+    Shapes: any -> the same. Source: Srivastava et al. 2014.
     """
 
     name = "dropout"

@@ -34,7 +34,7 @@ class Reduce(Op):
 @register
 @dataclass(frozen=True)
 class ReduceMean(Reduce):
-    """y = the mean over `axes`."""
+    """y = the mean over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
     name = "reduce_mean"
 
@@ -42,7 +42,7 @@ class ReduceMean(Reduce):
 @register
 @dataclass(frozen=True)
 class ReduceSum(Reduce):
-    """y = the sum over `axes`."""
+    """y = the sum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
     name = "reduce_sum"
 
@@ -50,7 +50,7 @@ class ReduceSum(Reduce):
 @register
 @dataclass(frozen=True)
 class ReduceMax(Reduce):
-    """y = the maximum over `axes`."""
+    """y = the maximum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
     name = "reduce_max"
 
@@ -58,6 +58,6 @@ class ReduceMax(Reduce):
 @register
 @dataclass(frozen=True)
 class ReduceMin(Reduce):
-    """y = the minimum over `axes`."""
+    """y = the minimum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
     name = "reduce_min"

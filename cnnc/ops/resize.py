@@ -1,12 +1,7 @@
 """Resampling and cropping of images.
 
-Row i of h' output rows takes from h input rows, as torch.nn.functional.interpolate does,
-
-    nearest:   row floor(i * h / h')
-    bilinear:  a mix of the two rows around (i + 1/2) * h / h' - 1/2, cut to 0 .. h - 1,
-               or with `align_corners` around i * (h - 1) / (h' - 1), which is 0 if h' is 1;
-
-columns likewise.
+What is said of rows holds for columns. A place before the first row or after the last reads that row, and
+i * (H - 1) / (h - 1) is 0 where h is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +19,12 @@ _MODE = Choice(("nearest", "bilinear"))
 @register
 @dataclass(frozen=True)
 class Upsample(Op):
-    """x resampled to `scale` times its rows and columns. Shapes: x [N, C, H, W] -> [N, C, H*scale, W*scale]."""
+    """x resampled to `scale` times its rows and columns.
+
+    Row i reads row floor(i / scale) of x if `nearest`, a mix of the rows around (i + 1/2) / scale - 1/2 if `bilinear`,
+    or with `align_corners` around i * (H - 1) / (H*scale - 1).
+    Shapes: x [N, C, H, W] -> [N, C, H*scale, W*scale]. Source: torch.nn.functional.interpolate.
+    """
 
     name = "upsample"
     scale: Pair = attr(PairKind(), "scale")
@@ -45,7 +45,9 @@ class Upsample(Op):
 class Resize(Op):
     """x resampled to `size`, or to the rows and columns of a second operand.
 
-    Shapes: x [N, C, H, W] (, like [N', C', h, w]) -> [N, C, h, w].
+    Row i of h reads row floor(i * H / h) of x if `nearest`, a mix of the rows around (i + 1/2) * H / h - 1/2 if
+    `bilinear`, or with `align_corners` around i * (H - 1) / (h - 1).
+    Shapes: x [N, C, H, W] (, like [N', C', h, w]) -> [N, C, h, w]. Source: torch.nn.functional.interpolate.
     """
 
     name = "resize"
