@@ -170,7 +170,7 @@ def test_own_parameters_are_written_with_how_they_start():
         ("(%image) : f32[N, 16", "(%photo) : f32[N, 16", 2, "`photo` is used before it is defined"),
         ("(%image) : f32[N, 16", "(%image) : f32[N, 17", 2, "`stem` is said to be f32[N, 17, 16*h, 32]"),
         ("conv(16, 3, pad=1)(%image)", "linear(16)(%image)", 2, "linear"),
-        ("%twin = conv(16, 3,", "%twin = conv(16, 5,", 3, "parameter `stem.weight` is f32[16, 3, 3, 3] in one place and"),
+        ("%twin = conv(16, 3,", "%twin = conv(16, 5,", 3, "`stem.weight` is f32[16, 3, 3, 3] in one place"),
         ("{weight=@stem", "{wait=@stem", 3, "`conv` has no parameter `wait` here"),
         ("{weight=@stem.weight}", "{weight=@w he_uniform fixed}", 3, "expects one of he_normal"),
         ("{weight=@stem.weight}", "{weight}", 3, "parameters expected, not `weight`"),

@@ -6,10 +6,13 @@ against the file's real size, so that nothing is allocated for data that is not 
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import pickletools
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +152,10 @@ def _npz(path: Path) -> Iterator[dict[str, Stored]]:
             yield tensors
     except _ZIP_ERRORS as e:
         raise malformed(path, e) from None
+    except OSError as e:
+        if e.errno != errno.EINVAL:  # that is a seek to where a malformed directory points
+            raise
+        raise malformed(path, "its directory points outside of it") from None
 
 
 def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -191,7 +198,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"an array is in npy format {version[0]}.{version[1]}, not 1.0")
     try:
         return np.lib.format.read_array_header_1_0(file)
-    except (RecursionError, MemoryError):  # Python's parser, on deeply nested text
+    except Exception:  # the header is Python source; its parsers raise what they like
         raise ValueError("the header of an array is malformed") from None
 
 
@@ -209,13 +216,14 @@ def _checkpoint(path: Path) -> Iterator[dict[str, Stored]]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_archive(path, archive.infolist())
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (CnncError, OSError):
         raise
     except pickle.UnpicklingError as e:
-        if wanted := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", str(e)):
+        if wanted := _code_wanted(path, str(e)):
             raise error(
-                "E0702", f"`{path}` wants `{wanted[1]}`, which could run code when read",
+                "E0702", f"`{path}` wants {wanted}, which could run code when read",
                 help="save only the tensors: `torch.save(model.state_dict(), path)`",
             ) from None  # fmt: skip
         raise malformed(path, "it is not a checkpoint of tensors") from None
@@ -239,3 +247,13 @@ def _checkpoint(path: Path) -> Iterator[dict[str, Stored]]:
         return _entry(path, name, tuple(tensor.shape), kind, read)
 
     yield {str(name): entry(str(name), tensor) for name, tensor in state.items()}
+
+
+def _code_wanted(path: Path, refusal: str) -> str:
+    """What a checkpoint asks for beyond tensors and plain containers, from PyTorch's refusal; "" if it is malformed."""
+    if wanted := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", refusal):
+        return f"`{wanted[1]}`"
+    opcode = re.search(r"operand (\d+)", refusal)  # one of pickle's that PyTorch does not read, or garbage
+    with path.open("rb") as file:
+        pickled = file.read(1) in (pickle.PROTO, pickle.MARK)
+    return "all of Python's pickle" if pickled and opcode and chr(int(opcode[1])) in pickletools.code2op else ""
