@@ -247,14 +247,28 @@ def test_every_flipped_byte_loads_or_is_refused() -> None:
             assert e.diagnostics[0].code == "E0470"  # noqa: PT017
 
 
-def test_weights_in_other_files_are_refused() -> None:
-    _, model = compiled(net())
-    tensor = model.graph.initializer[0]
+def external(tensor: onnx.TensorProto) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../secret")
-    with pytest.raises(CnncError, match="E0470"):
-        OnnxTarget().load({}, {"model.onnx": model.SerializeToString()})
+    tensor.external_data.add(key="location", value="net.cnn")
+
+
+def test_models_that_reach_beyond_themselves_are_refused() -> None:
+    """Nothing an artifact holds makes ONNX Runtime open a file, or hides nodes in subgraphs and functions."""
+    _, weights = compiled(net())
+    external(weights.graph.initializer[0])
+    _, constant = compiled(net())
+    external(next(x for x in constant.graph.node if x.op_type == "Constant").attribute[0].t)
+    _, subgraph = compiled(net())
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["z"])], "b", [], [
+        onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)
+    ])  # fmt: skip
+    constant_true = onnx.helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.array(True)))
+    choose = onnx.helper.make_node("If", ["c"], ["unused"], then_branch=branch, else_branch=branch)
+    subgraph.graph.node.extend([constant_true, choose])
+    for model in (weights, constant, subgraph):
+        with pytest.raises(CnncError, match=r"E0470.*data in other files, subgraphs or functions"):
+            OnnxTarget().load({}, {"model.onnx": model.SerializeToString()})
 
 
 def test_status_and_laziness() -> None:

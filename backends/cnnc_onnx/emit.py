@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from cnnc.ir.dim import Dim, Sym, evaluate, symbols
+from cnnc.ir.dim import Dim, Floor, Min, Sym, evaluate, symbols
 from cnnc.ir.graph import Graph
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
@@ -166,17 +166,15 @@ class Emitter:
             total = self("Add", total, term) if total else term
         return total
 
-    def _atom(self, atom: Any) -> str:
-        if isinstance(atom, str):
-            return self._symbol(atom)
-        if hasattr(atom, "by"):
-            return self._floordiv(self.dim(atom.of), atom.by)
-        return self("Min", self.dim(atom.left), self.dim(atom.right))
-
-    def _floordiv(self, value: str, by: int) -> str:
-        """floor(value / by): `Div` rounds towards zero, `Mod` has the divisor's sign."""
-        divisor = self.ints(by)
-        return self("Div", self("Sub", value, self("Mod", value, divisor)), divisor)
+    def _atom(self, atom: str | Floor | Min) -> str:
+        match atom:
+            case Floor(of, by):  # `Div` rounds towards zero, `Mod` has the divisor's sign
+                value, divisor = self.dim(of), self.ints(by)
+                return self("Div", self("Sub", value, self("Mod", value, divisor)), divisor)
+            case Min(left, right):
+                return self("Min", self.dim(left), self.dim(right))
+            case name:
+                return self._symbol(name)
 
     def _symbol(self, name: str) -> str:
         """A symbol, solved from the first input dim that is k*symbol + c."""

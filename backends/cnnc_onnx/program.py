@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.files import replacing
@@ -43,12 +44,12 @@ class OnnxProgram(Program):
     def parse(data: bytes) -> OnnxProgram:
         """The program of a model that cnnc wrote; CnncError E0470 for other bytes."""
         try:
-            onnx.checker.check_model(data)
             model = ModelProto.FromString(data)
-            if any(x.data_location == TensorProto.EXTERNAL for x in model.graph.initializer):
-                raise ValueError("its weights are in other files")
+            if not _is_plain(model):
+                raise ValueError("it has data in other files, subgraphs or functions")
+            onnx.checker.check_model(model)
             return OnnxProgram(model)
-        except (onnx.checker.ValidationError, ValueError, KeyError) as e:
+        except (DecodeError, onnx.checker.ValidationError, ValueError, KeyError) as e:
             reason = str(e).partition("\n")[0]
             raise error("E0470", f"`{MEMBER}` is not an ONNX model that cnnc wrote: {reason}") from e
 
@@ -106,7 +107,21 @@ class OnnxProgram(Program):
         )
 
 
+_PLAIN = {
+    AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.STRING, AttributeProto.TENSOR,
+}  # fmt: skip
 _DTYPE = {code: dtype for dtype, code in ELEMENT.items()}
+
+
+def _is_plain(model: ModelProto) -> bool:
+    """Whether everything is in the model itself, where it can be seen: nothing that makes ONNX Runtime open a file."""
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    tensors = [*model.graph.initializer, *(attribute.t for attribute in attributes)]
+    return (
+        all(attribute.type in _PLAIN for attribute in attributes)
+        and not any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors)
+        and not (model.functions or model.graph.sparse_initializer)
+    )
 
 
 def _port(value: ValueInfoProto) -> Port:
