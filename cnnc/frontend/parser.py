@@ -15,6 +15,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, Source, Span
 from cnnc.frontend import syntax as s
 from cnnc.frontend import tables
+from cnnc.frontend.numbers import MAX_INT
 
 MAX_DEPTH = 100
 MAX_DIGITS = 1000
@@ -185,7 +186,7 @@ class _Reader:
 
     def number(self, token: lark.Token) -> s.Number:
         span, text = self.token_span(token), token.replace("_", "").removesuffix("B")
-        digits = text.rstrip("kMGTi")
+        digits = text.rstrip("kKMGTi")
         factor = _SUFFIX.get(text[len(digits) :], 0)
         if not factor:
             raise _error("E0103", f"`{token}` is not a number", None, span)
@@ -195,6 +196,8 @@ class _Reader:
         if isinstance(value, float) and not math.isfinite(value):
             raise _error("E0203", f"`{token}` is not a finite number", None, span)
         scaled = value * factor
+        if abs(scaled) > MAX_INT:
+            raise _error("E0504", f"`{token}` is beyond 2^63", None, span)
         if factor > 1 and isinstance(scaled, float) and scaled.is_integer():
             scaled = int(scaled)
         return s.Number(span, scaled)
