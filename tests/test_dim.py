@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnc.diagnostics import CnncError
 from cnnc.ir.dim import (
     Dim,
     Sym,
@@ -166,6 +167,11 @@ def test_exact_quotients():
 def test_evaluation_names_what_is_missing():
     with pytest.raises(KeyError, match="W"):
         evaluate(H * W, {"H": 1})
+
+
+def test_products_of_sums_have_a_limit():
+    with pytest.raises(CnncError, match=r"E0506.*a dimension has 330 terms, the limit is 256"):
+        parse_dim("*".join(["(a + b + c + d + e + f + g + h)"] * 16))
 
 
 @pytest.mark.parametrize("by", [0, -2])

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from math import gcd
 from typing import TypeAlias
 
+from cnnc.diagnostics import error
+
 Dim: TypeAlias = "int | Sym"
 Atom: TypeAlias = "str | Floor | Min"
+MAX_TERMS = 256
+"""A product of sums grows fast; networks need a handful of terms."""
+
 Monomial: TypeAlias = tuple[Atom, ...]  # its atoms, sorted, an atom repeated for a power; () is the constant
 
 
@@ -102,7 +107,7 @@ def floordiv(dim: Dim, by: int) -> Dim:
     whole = _make({mono: c // by for mono, c in dim.terms})
     rest = _make({mono: c % by for mono, c in dim.terms})
     if isinstance(rest, int):
-        return whole + rest // by
+        return whole
     symbolic = [(mono, c) for mono, c in rest.terms if mono]
     # floor((g*p + c) / (g*k)) = floor((p + floor(c/g)) / k)
     common = gcd(by, *(c for _, c in symbolic))
@@ -228,6 +233,8 @@ def _make(terms: dict[Monomial, int]) -> Dim:
     kept = sorted(((mono, c) for mono, c in terms.items() if c), key=lambda term: _mono_key(term[0]))
     if not kept:
         return 0
+    if len(kept) > MAX_TERMS:
+        raise error("E0506", f"a dimension has {len(kept):,} terms, the limit is {MAX_TERMS}", help="write fewer sums")
     return kept[0][1] if len(kept) == 1 and not kept[0][0] else Sym(tuple(kept))
 
 
