@@ -15,7 +15,7 @@ from cnnc.ir.graph import Graph, Node, Value
 from cnnc.target import unsupported
 from cnnc_torch.forward import RESERVED, Forward, Writer, identifier
 from cnnc_torch.regions import Item, Path, Region, Regions, homes, path_of
-from cnnc_torch.written import Written
+from cnnc_torch.written import Written, quoted
 
 Style: TypeAlias = Literal["attribute", "key", "index"]
 """How a module's children are reached: `self.a`, `self["0"]` of an nn.ModuleDict, or `self[0]` of a list."""
@@ -76,8 +76,8 @@ def access(name: str, style: Style) -> str:
     if style == "index":
         return f"[{name}]"
     if style == "key":
-        return f"[{name!r}]"
-    return f".{name}" if safe(name) else f"._modules[{name!r}]"
+        return f"[{quoted(name)}]"
+    return f".{name}" if safe(name) else f"._modules[{quoted(name)}]"
 
 
 def safe(name: str) -> bool:

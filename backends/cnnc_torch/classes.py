@@ -82,11 +82,12 @@ class _Classes:
             self._add(name, group)
 
     def _worth(self, block: Block) -> bool:
-        """Whether a chain that stands in several places becomes a class: it is no mere list of blocks, and it has a name
-        of its own or is long."""
+        """Whether a chain that stands in several places becomes a class: one with names does, and one of numbers that is
+        no mere list of blocks and that has a name of its own or is long."""
         parts = list((block.chain or {}).values())
         layers = any(isinstance(x, Node) for x in parts)
-        return layers and (self.naming.definition(block.region) is not None or len(parts) > 3)
+        known = self.naming.definition(block.region) is not None
+        return not block.numbered or (layers and (known or len(parts) > 3))
 
     def _add(self, name: str, group: list[Block]) -> None:
         members = [block.chain if block.numbered and block.chain else block.children for block in group]

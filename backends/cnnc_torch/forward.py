@@ -23,6 +23,8 @@ from cnnc_torch.written import Written, text
 
 DEPTH: Final = 3
 WIDTH: Final = 96
+SHORT: Final = ("x", "y", "z", "u", "v", "w")
+"""Names of values that are not named, which may be written over."""
 RESERVED: Final = frozenset({"self", "torch", "nn", "F", "Tensor"})
 
 
@@ -119,12 +121,12 @@ class Writer:
         block = isinstance(item, Region)
         heavy = isinstance(item, Region) or item.macs != 0
         plain = isinstance(item, Node) and any(item.type.shape == x.type.shape for x in item.inputs)
-        calls = 0 if template.startswith(("{0} ", "-")) else 1
+        calls = 0 if template.startswith(("{0} ", "{0}[", "-")) else 1
 
         def fits(part: Expr) -> bool:
             """Whether an operand's expression reads well inside this one."""
             if heavy:
-                return part.plain and not part.heavy and part.calls < DEPTH
+                return not part.heavy and (part.plain or not part.calls) and part.calls < DEPTH
             return part.calls + calls <= DEPTH and (plain or len(item.inputs) > 1 or not part.block)
 
         parts = []
@@ -168,7 +170,7 @@ class Writer:
             self.uses[x] -= 1
             if not self.uses[x]:
                 name = self.names.pop(x)
-                freed += [] if isinstance(x, Input) and name == x.name else [name]
+                freed += [name] if name in SHORT else []
         for x in values:
             name = identifier(label or path_of(x.name)[-1])
             if self.uses[x] > 1 and name and name not in (*self.reserved, *self.names.values()):
@@ -182,5 +184,5 @@ class Writer:
     def _new(self, wanted: str | None = None) -> str:
         """A name that no live value has."""
         taken = {*self.names.values(), *self.reserved}
-        names = chain([wanted] if wanted else [], "xyzuvw", (f"x{i}" for i in count(1)))
+        names = chain([wanted] if wanted else [], SHORT, (f"x{i}" for i in count(1)))
         return next(name for name in names if name not in taken)

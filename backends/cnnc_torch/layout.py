@@ -7,7 +7,7 @@ from typing import Final
 
 from cnnc_torch.blocks import access, safe
 from cnnc_torch.classes import Chain, Group, Part
-from cnnc_torch.written import Make
+from cnnc_torch.written import Make, quoted
 
 WIDTH: Final = 110
 INDENT: Final = "    "
@@ -47,7 +47,7 @@ def additions(part: Part, target: str, indent: str) -> Iterator[str]:
 
 def mapping(parts: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
     """Modules as the items of a dict."""
-    return ((f"{name!r}: ".replace("'", '"'), part) for name, part in parts.items())
+    return ((f"{quoted(name)}: ", part) for name, part in parts.items())
 
 
 def _in_line(part: Part) -> str:

@@ -29,7 +29,9 @@ class Naming:
         frame, around = self._frames[region], self._around.get(region)
         if frame is None or (around is not None and self._frames[around] is frame):
             return None
-        match = re.match(r"(?:.*: )?(\w+)(?:\(|$)", frame.call)
+        if region.path and frame.call == region.path[-1]:  # a labelled part of a chain
+            return None
+        match = re.match(r"(?:[^(]*: )?(\w+)(?:\(|$)", frame.call)
         return match[1] if match else None
 
     def classes(self, groups: Sequence[Sequence[Block]]) -> list[str]:

@@ -196,7 +196,8 @@ def _take(node: Node) -> Written:
     assert isinstance(op, ops.Take)
     first, last = op.indices[0], op.indices[-1]
     run = op.indices == tuple(range(first, last + 1))
-    index = f"{first or ''}:{last + 1}" if run else text(list(op.indices))
+    stop = "" if last + 1 == node.inputs[0].type.shape[op.axis] else last + 1
+    index = f"{first or ''}:{stop}" if run else text(list(op.indices))
     return Written(expr=f"{{0}}[{':, ' * op.axis}{index}]")
 
 

@@ -109,11 +109,19 @@ def pair(value: Pair) -> int | Pair:
     return value[0] if value[0] == value[1] else value
 
 
+def quoted(value: str) -> str:
+    """A string as Python source, in double quotes where that needs no escapes."""
+    plain = value.isprintable() and not {'"', "'", "\\"} & set(value)
+    return f'"{value}"' if plain else repr(value)
+
+
 def text(value: object) -> str:
     """A value as Python source."""
     match value:
         case Name():
             return str(value)
+        case str():
+            return quoted(value)
         case DType():
             return {DType.F32: "torch.float32", DType.F16: "torch.float16", DType.BF16: "torch.bfloat16"}[value]
         case float():
