@@ -234,7 +234,8 @@ def _make(terms: dict[Monomial, int]) -> Dim:
     if not kept:
         return 0
     if len(kept) > MAX_TERMS:
-        raise error("E0506", f"a dimension has {len(kept):,} terms, the limit is {MAX_TERMS}", help="give the size a name of its own")
+        message = f"a dimension has {len(kept):,} terms, the limit is {MAX_TERMS}"
+        raise error("E0506", message, help="give the size a name of its own")
     return kept[0][1] if len(kept) == 1 and not kept[0][0] else Sym(tuple(kept))
 
 
