@@ -13,15 +13,15 @@ import json
 import os
 import secrets
 import stat
-import struct
 import zipfile
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 from cnnc.diagnostics import CnncError, error
-from cnnc.files import check_readable, io_error, replacing
+from cnnc.files import check_readable, io_error, replacing, zip_archive
 from cnnc.target import Port, Program, target
 
 FORMAT: Final = 1
@@ -37,7 +37,10 @@ def save(program: Program, path: Path) -> Path:
     CnncError E0901 where the system does not let it.
     """
     if program.suffix and path.suffix == program.suffix:
-        program.export(path)
+        try:
+            program.export(path)
+        except OSError as e:
+            raise io_error("write", path, e) from e
     else:
         with replacing(path) as temporary:
             _write(program, temporary)
@@ -52,17 +55,12 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
     file that cannot be read.
     """
     check_readable(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = _members(path, archive)
-            manifest_bytes = archive.read(MANIFEST) if MANIFEST in members else b""
-            manifest = _manifest(path, manifest_bytes)
-            signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
-            files = _files(path, archive, members, manifest)
-    except OSError as e:
-        raise io_error("read", path, e) from e
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as e:
-        raise _damaged(path, str(e)) from e
+    with zip_archive(path, partial(_damaged, path)) as archive:
+        members = _members(path, archive)
+        manifest_bytes = archive.read(MANIFEST) if MANIFEST in members else b""
+        manifest = _manifest(path, manifest_bytes)
+        signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
+        files = _files(path, archive, members, manifest)
     chosen = target(manifest["target"])
     if chosen.native and not trust and not _signed_here(manifest_bytes, signature):
         raise error(

@@ -1,14 +1,19 @@
-"""Writing files so that a crash, a full disk or a kill leaves the old one whole."""
+"""Files: written so that a crash, a full disk or a kill leaves the old one whole; read without trusting them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnc.diagnostics import CnncError, error
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 
 @contextmanager
@@ -39,6 +44,28 @@ def check_readable(path: Path) -> None:
     if not path.is_file():
         why = "it is not a regular file" if path.exists() else "there is no such file"
         raise error("E0901", f"cannot read `{path}`: {why}")
+
+
+@contextmanager
+def zip_archive(path: Path, malformed: Callable[[str], CnncError]) -> Iterator[ZipFile]:
+    """The zip archive at `path`, to be read in the block.
+
+    All that `zipfile` raises for a malformed one, in opening and in reading, becomes the error that `malformed` makes of
+    the reason. CnncError E0901 for what the system refuses.
+    """
+    import struct
+    import zipfile
+    import zlib
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error, zlib.error) as e:
+        raise malformed(str(e)) from None
+    except OSError as e:
+        if e.errno == errno.EINVAL:  # a seek to where a malformed directory points
+            raise malformed("its directory points outside of it") from None
+        raise io_error("read", path, e) from e
 
 
 def io_error(verb: str, path: Path, reason: OSError) -> CnncError:

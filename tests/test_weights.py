@@ -196,14 +196,16 @@ def test_files_of_other_kinds(tmp_path):
     refused(lambda: weights.load(tmp_path / "pipe.npz", SMALL), "E0901", "not a regular file")
 
 
-def test_a_file_that_cannot_be_opened(tmp_path, monkeypatch):
-    weights.save(tmp_path / "w.npz", {})
+@pytest.mark.parametrize("name", ["w.npz", "w.pth"])
+def test_a_file_that_cannot_be_opened(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"")
 
-    def denied(*_: object) -> None:
+    def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(zipfile, "ZipFile", denied)
-    refused(lambda: weights.load(tmp_path / "w.npz", SMALL), "E0901", "Permission denied")
+    monkeypatch.setattr(torch, "load", denied)
+    refused(lambda: weights.load(tmp_path / name, SMALL), "E0901", "Permission denied")
 
 
 def test_saving_where_it_cannot_leaves_the_old_file(tmp_path, monkeypatch):

@@ -6,15 +6,12 @@ against the file's real size, so that nothing is allocated for data that is not 
 
 from __future__ import annotations
 
-import errno
 import json
 import pickle
 import pickletools
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from cnnc.diagnostics import CnncError, error
-from cnnc.files import check_readable, io_error
+from cnnc.files import check_readable, io_error, zip_archive
 from cnnc.ir.op import MAX_ELEMENTS
 
 if TYPE_CHECKING:
@@ -133,29 +130,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error, zlib.error)
-
-
 @contextmanager
 def _npz(path: Path) -> Iterator[dict[str, Stored]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_archive(path, members)
-            tensors: dict[str, Stored] = {}
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                if name in tensors or name == member.filename:
-                    fault = "there twice" if name in tensors else "no array"
-                    raise ValueError(f"member `{member.filename}` is {fault}")
-                tensors[name] = _member(path, archive, member, name)
-            yield tensors
-    except _ZIP_ERRORS as e:
-        raise malformed(path, e) from None
-    except OSError as e:
-        if e.errno != errno.EINVAL:  # that is a seek to where a malformed directory points
-            raise
-        raise malformed(path, "its directory points outside of it") from None
+    with zip_archive(path, partial(malformed, path)) as archive:
+        members = archive.infolist()
+        _check_archive(path, members)
+        tensors: dict[str, Stored] = {}
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in tensors or name == member.filename:
+                fault = "there twice" if name in tensors else "no array"
+                raise malformed(path, f"member `{member.filename}` is {fault}")
+            tensors[name] = _member(path, archive, member, name)
+        yield tensors
 
 
 def _check_archive(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -214,7 +201,7 @@ def _checkpoint(path: Path) -> Iterator[dict[str, Stored]]:
         ) from None  # fmt: skip
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            with zip_archive(path, partial(malformed, path)) as archive:
                 _check_archive(path, archive.infolist())
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -256,4 +243,5 @@ def _code_wanted(path: Path, refusal: str) -> str:
     opcode = re.search(r"operand (\d+)", refusal)  # one of pickle's that PyTorch does not read, or garbage
     with path.open("rb") as file:
         pickled = file.read(1) in (pickle.PROTO, pickle.MARK)
-    return "all of Python's pickle" if pickled and opcode and chr(int(opcode[1])) in pickletools.code2op else ""
+    known = opcode and any(ord(x.code) == int(opcode[1]) for x in pickletools.opcodes)
+    return "all of Python's pickle" if pickled and known else ""
