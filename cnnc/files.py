@@ -50,8 +50,8 @@ def check_readable(path: Path) -> None:
 def zip_archive(path: Path, malformed: Callable[[str], CnncError]) -> Iterator[ZipFile]:
     """The zip archive at `path`, to be read in the block.
 
-    All that `zipfile` raises for a malformed one, in opening and in reading, becomes the error that `malformed` makes of
-    the reason. CnncError E0901 for what the system refuses.
+    All that `zipfile` raises for a malformed one, in opening and in reading, becomes the error that `malformed` makes
+    of the reason. CnncError E0901 for what the system refuses.
     """
     import struct
     import zipfile
