@@ -223,8 +223,10 @@ def test_a_program_takes_no_options_of_a_model(cli: Cli) -> None:
         assert cli("run", "mean.cnnp", "-i", "image=red.png", *option).exit_code == 2
 
 
-def test_native_code_needs_trust(cli: Cli) -> None:
+def test_native_code_of_others_needs_trust(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("compile", "mean.cnn", "-t", "cpu").exit_code == 0
+    assert cli("run", "mean.cnnp", "-i", "image=red.png").exit_code == 0
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(Path("another user").absolute()))
     result = cli("run", "mean.cnnp", "-i", "image=red.png")
     assert result.exit_code == 8
     assert "--trust" in result.stderr
