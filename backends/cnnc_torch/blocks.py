@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from cnnc.ir.graph import Graph, Node, Value
+from cnnc.ir.graph import Graph, Node
 from cnnc.target import unsupported
 from cnnc_torch.forward import RESERVED, Forward, Writer, identifier
 from cnnc_torch.regions import Item, Path, Region, Regions, homes, path_of
@@ -46,7 +46,7 @@ class Block:
     children: dict[str, Child]
     forward: Forward = field(default_factory=Forward)
     chain: dict[str, Node | Block] | None = None
-    """Its modules by name, in order, where each runs once on the result of the one before: it can be an nn.Sequential."""
+    """Its modules in order, where each runs once on the result of the one before: it can be an nn.Sequential."""
     key: int = 0
     """Equal for blocks of one structure, whatever their sizes."""
     height: int = 1
@@ -138,7 +138,7 @@ class Blocks:
         unsupported("torch", reasons, self.graph)
 
     def _build(self, refused: set[Path]) -> Path | None:
-        """Make the blocks; a home whose regions are not run alike is returned, since they are no calls of one module."""
+        """Make the blocks. A home whose regions are not run alike is returned: they are no calls of one module."""
         regions: dict[Path, list[Region]] = {}
         for region in Regions(self.graph, self.leaves, refused).root.walk():
             regions.setdefault(region.home, []).append(region)
@@ -160,57 +160,49 @@ class Blocks:
         return children
 
     def _block(self, region: Region, children: dict[str, Child]) -> Block:
+        homed = [x for x in region.items if isinstance(x, Region) or x in self.leaves]
+        paths = {x: self._home(x)[len(region.home) :] for x in homed}
         block = Block(region, children)
-        own = [x for x in region.items if isinstance(x, Node) and x not in self.leaves and self.written[x].expr is None]
-        block.chain = self._chain(block)
-        names = {node: name for name, node in (block.chain or {}).items() if node in own}
-        for node in own:
-            name = names.get(node) or self._fresh(node, children)
-            names[node] = name
-            children[name] = node
-        block.children = dict(sorted(children.items(), key=lambda x: self._first_use(x[1])))
-
-        def member(item: Item) -> str | None:
-            if item in names:
-                path: Path = (names[item],)
-            elif isinstance(item, Region):
-                path = item.home[len(region.home) :]
-            elif item in self.leaves:
-                path = self.leaves[item][len(region.home) :]
-            else:
-                return None
-            return _reach(block, path)
-
+        block.chain = self._chain(block, paths)
+        names = {x: name for name, x in (block.chain or {}).items()}
+        for item in region.items:
+            if isinstance(item, Node) and item not in self.leaves and self.written[item].expr is None:
+                name = names.get(item) or self._fresh(item, children)
+                paths[item], children[name] = (name,), item
+        order = list(dict.fromkeys(paths[x][0] for x in region.items if x in paths))
+        block.children = {name: children[name] for name in dict.fromkeys([*order, *children])}
+        member = {item: _reach(block, path) for item, path in paths.items()}
         outputs = tuple(self.graph.outputs) if not region.path else None
         block.forward = Writer(region, self.written, member, self.reserved).write(outputs)
         block.height = 1 + max((inner.height for _, inner in block.inner()), default=0)
         block.key = self._key(block)
         return block
 
-    def _first_use(self, child: Child) -> int:
-        if isinstance(child, Container):
-            return min(map(self._first_use, [*child.children.values(), *([child.node] if child.node else [])]))
-        return self._position[child] if isinstance(child, Node) else self.position(child.region)
+    def _home(self, item: Item) -> Path:
+        return item.home if isinstance(item, Region) else self.leaves[item]
 
-    def _chain(self, block: Block) -> dict[str, Node | Block] | None:
+    def _chain(self, block: Block, paths: Mapping[Item, Path]) -> dict[str, Node | Block] | None:
         """The modules of the block by name, if each runs once on the result of the one before."""
         region = block.region
         if len(region.inputs) != 1 or len(region.outputs) != 1:
             return None
         names: list[str] = []
         modules: list[Node | Block] = []
+        uses = Counter(x for item in region.items for x in item.inputs)
         value = region.inputs[0]
         for item in region.items:
             outputs = item.outputs if isinstance(item, Region) else (item,)
-            if tuple(item.inputs) != (value,) or len(outputs) != 1 or self._uses(value, region) != 1:
+            if item.inputs != (value,) or len(outputs) != 1 or uses[value] != 1:
                 return None
             value = outputs[0]
-            if isinstance(item, Region) or item in self.leaves:
-                path = (item.home if isinstance(item, Region) else self.leaves[item])[len(region.home) :]
+            module: Child | None
+            if item in paths:
+                path = paths[item]
                 module = block.children.get(path[0])
                 if len(path) != 1 or module is None or isinstance(module, Container):
                     return None
             else:
+                assert isinstance(item, Node)
                 path, module = path_of(item.name)[len(region.path) :], item
                 if self.written[item].module is None:
                     return None
@@ -230,9 +222,6 @@ class Blocks:
         if any(_clashes(name) or not name for name in names):
             return None
         return dict(zip(names, modules, strict=True))
-
-    def _uses(self, value: Value, region: Region) -> int:
-        return sum(x is value for item in region.items for x in item.inputs)
 
     def _fresh(self, node: Node, taken: Iterable[str]) -> str:
         """A name for a module without state, which is free to choose: the node's label, else its op."""

@@ -82,8 +82,10 @@ class _Classes:
             self._add(name, group)
 
     def _worth(self, block: Block) -> bool:
-        """Whether a chain that stands in several places becomes a class: one with names does, and one of numbers that is
-        no mere list of blocks and that has a name of its own or is long."""
+        """Whether a chain that stands in several places becomes a class.
+
+        One with names does; one of numbers if it is no mere list of blocks, and has a name of its own or is long.
+        """
         parts = list((block.chain or {}).values())
         layers = any(isinstance(x, Node) for x in parts)
         known = self.naming.definition(block.region) is not None
@@ -172,7 +174,7 @@ def _parameters(columns: Sequence[_Column]) -> list[Parameter]:
     names: list[str] = []
     for column, base in zip(found, bases, strict=True):
         name = base
-        if bases.count(base) > 1:
+        if bases.count(base) > 1 and not (base == "channels" and base not in names):
             where = "_".join(column.path)
             name = f"{base}_{where}" if where[0].isdigit() else f"{where}_{base}"
         names.append(name if identifier(name) and name not in names else f"{base}_{len(names)}")

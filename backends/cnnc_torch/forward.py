@@ -11,12 +11,12 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Final
 
-from cnnc.ir.graph import Input, Node, Value
+from cnnc.ir.graph import Node, Value
 from cnnc.ir.types import shape_text
 from cnnc_torch.regions import Item, Region, path_of
 from cnnc_torch.written import Written, text
@@ -46,8 +46,8 @@ class Statement:
 class Expr:
     """A value's text.
 
-    `reads` are the variables' values in it, `calls` how deep it nests; `heavy` says that there is a convolution or a block
-    in it, `block` that it is the call of a block and `plain` that it is made of what keeps shapes, an activation, say.
+    `reads` are the values whose variables are in it, `calls` is how deep it nests. It is `heavy` with a convolution or
+    a block in it, a `block` if it calls one, and `plain` if it is made of what keeps shapes, such as activations.
     """
 
     text: str
@@ -73,10 +73,10 @@ class Forward:
 
 
 class Writer:
-    """Writes one region. `member` gives the text that calls an item's module, `written` how a node's op is written."""
+    """Writes one region. `member` has the text of each item's module, `written` how a node's op is written."""
 
     def __init__(
-        self, region: Region, written: Mapping[Node, Written], member: Callable[[Item], str | None], reserved: set[str]
+        self, region: Region, written: Mapping[Node, Written], member: Mapping[Item, str], reserved: Set[str]
     ) -> None:
         self.region, self.written, self.member, self.reserved = region, written, member, reserved
         self.uses = Counter(x for item in region.items for x in item.inputs)
@@ -86,7 +86,7 @@ class Writer:
         self.forward = Forward(returns=len(region.outputs))
 
     def write(self, outputs: Sequence[str] | None) -> Forward:
-        """The region's forward; `outputs` are the keys of the dict that a whole network with several outputs returns."""
+        """The region's forward; a whole network with several `outputs` returns a dict with these keys."""
         for x in self.region.inputs:
             # Only a network's own inputs keep their names: two blocks that differ in names alone are one class.
             self.names[x] = self._new(identifier(x.name) if not self.region.path else None)
@@ -102,7 +102,7 @@ class Writer:
         return self.forward
 
     def _item(self, item: Item) -> None:
-        member = self.member(item)
+        member = self.member.get(item)
         if member is not None:
             written = Written(expr=f"{{member}}({', '.join(f'{{{i}}}' for i in range(len(item.inputs)))})")
         else:
@@ -121,7 +121,7 @@ class Writer:
         block = isinstance(item, Region)
         heavy = isinstance(item, Region) or item.macs != 0
         plain = isinstance(item, Node) and any(item.type.shape == x.type.shape for x in item.inputs)
-        calls = 0 if template.startswith(("{0} ", "{0}[", "-")) else 1
+        calls = 0 if template.startswith(("{0} ", "{0}[", "-")) or "(" not in template else 1
 
         def fits(part: Expr) -> bool:
             """Whether an operand's expression reads well inside this one."""
@@ -172,9 +172,9 @@ class Writer:
                 name = self.names.pop(x)
                 freed += [name] if name in SHORT else []
         for x in values:
-            name = identifier(label or path_of(x.name)[-1])
-            if self.uses[x] > 1 and name and name not in (*self.reserved, *self.names.values()):
-                self.names[x] = name
+            known = identifier(label or path_of(x.name)[-1])
+            if self.uses[x] > 1 and known and known not in (*self.reserved, *self.names.values()):
+                self.names[x] = known
             else:
                 self.names[x] = freed.pop(0) if freed else self._new()
         names = ", ".join(self.names[x] for x in values)

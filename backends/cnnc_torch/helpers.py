@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def same_pads(x: Tensor, span: Sequence[int], stride: Sequence[int], upper: bool) -> list[int]:
-    """Left, right, top, bottom padding that gives ceil(size / stride) windows; an odd row goes to the end if `upper`."""
+    """Left, right, top, bottom padding for ceil(size / stride) windows; an odd row goes to the end if `upper`."""
     pads: list[int] = []
     for size, k, s in ((x.shape[3], span[1], stride[1]), (x.shape[2], span[0], stride[0])):
         total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -31,7 +31,7 @@ class SameConv2d(nn.Conv2d):
         self.upper = upper
 
     def forward(self, x: Tensor) -> Tensor:
-        span = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size)]
+        span = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         return super().forward(F.pad(x, same_pads(x, span, self.stride, self.upper)))
 
 
@@ -53,12 +53,15 @@ class CroppedConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(*sizes, **options)
         self.cut = [-pad for pad in pads]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(super().forward(x), self.cut)
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.pad(super().forward(x, output_size), self.cut)
 
 
 class LocalConv2d(nn.Module):
-    """A convolution whose weights differ from place to place: weight [O, rows, columns, C, kh, kw], bias [O, rows, columns]."""
+    """A convolution whose weights differ from place to place.
+
+    Shapes: x [N, C, H, W], weight [O, rows, columns, C, kh, kw], bias [O, rows, columns] -> [N, O, rows, columns].
+    """
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class LocalConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(F.pad(x, self.pads), self.kernel_size, stride=self.stride)  # [N, C*kh*kw, rows*columns]
         y = torch.einsum("nkp,opk->nop", patches, self.weight.flatten(3).flatten(1, 2))
-        y = y.unflatten(2, self.weight.shape[1:3])
+        y = y.view(-1, *self.weight.shape[:3])
         return y if self.bias is None else y + self.bias
 
 
@@ -112,6 +115,9 @@ class Scale(nn.Module):
 class Normalize(nn.Module):
     """(x - mean) / std for each channel, with constants."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
@@ -124,6 +130,8 @@ class Normalize(nn.Module):
 
 class Constant(nn.Module):
     """A tensor of fixed values, which goes to the module's device but not into its state."""
+
+    value: Tensor
 
     def __init__(self, values: Sequence[float], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -151,19 +159,30 @@ def trim(y: Tensor, x: Tensor, pads: Sequence[int], stride: Sequence[int]) -> Te
     return y[:, :, :rows, :columns]
 
 
-def max_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], dilation: tuple[int, int], ceil: bool) -> Tensor:
+def max_pool(
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pads: list[int],
+    dilation: tuple[int, int],
+    ceil: bool,
+) -> Tensor:
     """Max pooling with its own padding on each side: `pads` are left, right, top, bottom."""
     padded = F.pad(x, pads, value=-torch.inf)
     return trim(F.max_pool2d(padded, kernel, stride, 0, dilation, ceil), x, pads, stride)
 
 
-def sum_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, value: float = 0.0) -> Tensor:
+def sum_pool(
+    x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, value: float = 0.0
+) -> Tensor:
     """Sums of windows, with its own padding on each side: `pads` are left, right, top, bottom."""
     padded = F.pad(x, pads, value=value)
     return trim(F.avg_pool2d(padded, kernel, stride, 0, ceil, divisor_override=1), x, pads, stride)
 
 
-def avg_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, count_include_pad: bool) -> Tensor:
+def avg_pool(
+    x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, count_include_pad: bool
+) -> Tensor:
     """Average pooling with its own padding on each side: `pads` are left, right, top, bottom."""
     ones = torch.ones_like(x[:1, :1])
     count = sum_pool(ones, kernel, stride, pads, ceil, value=float(count_include_pad))
@@ -190,7 +209,10 @@ def crop(x: Tensor, like: Tensor, offset: Sequence[int]) -> Tensor:
 
 
 def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tensor:
-    """The maximum of each cell of a grid over each region: x [N, C, H, W], rois [N, R, 4] -> [N*R, C, *size]."""
+    """The maximum of each cell of a grid over each region.
+
+    Shapes: x [N, C, H, W], rois [N, R, 4 or 5] -> [N*R, C, *size].
+    """
     corners = rois[..., :4].float() * scale
     corners = (corners.abs() + 0.5).floor().copysign(corners).long()  # halves away from 0
     out = x.new_zeros(*rois.shape[:2], x.shape[1], *size)
@@ -208,8 +230,13 @@ def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tens
     return out.flatten(0, 1)
 
 
-def roi_align(x: Tensor, rois: Tensor, size: Sequence[int], scale: float, samples: int = 2, aligned: bool = False) -> Tensor:
-    """The mean of samples in each cell of a grid over each region: x [N, C, H, W], rois [N, R, 4] -> [N*R, C, *size]."""
+def roi_align(
+    x: Tensor, rois: Tensor, size: Sequence[int], scale: float, samples: int, aligned: bool = False
+) -> Tensor:
+    """The mean of samples in each cell of a grid over each region.
+
+    Shapes: x [N, C, H, W], rois [N, R, 4 or 5] -> [N*R, C, *size].
+    """
 
     def axis(first: Tensor, last: Tensor, cells: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of each sample's coordinate: the places before and after it, the weight of the latter, whether it counts."""
@@ -232,7 +259,9 @@ def roi_align(x: Tensor, rois: Tensor, size: Sequence[int], scale: float, sample
         return x.permute(0, 2, 3, 1)[image, rows[..., :, None], columns[..., None, :]]
 
     wy, wx = wy[..., :, None, None], wx[..., None, :, None]
-    value = (read(y0, x0) * (1 - wx) + read(y0, x1) * wx) * (1 - wy) + (read(y1, x0) * (1 - wx) + read(y1, x1) * wx) * wy
+    above = read(y0, x0) * (1 - wx) + read(y0, x1) * wx
+    below = read(y1, x0) * (1 - wx) + read(y1, x1) * wx
+    value = above * (1 - wy) + below * wy
     value = value * (in_y[..., :, None] & in_x[..., None, :])[..., None]
     cells = value.view(n * rois.shape[1], size[0], samples, size[1], samples, c).mean((2, 4))
     return cells.permute(0, 3, 1, 2).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from cnnc_torch.blocks import access, safe
@@ -101,7 +102,7 @@ def statement(line: str, indent: str) -> list[str]:
         return [indent + line]
     start, stop, commas = max(_brackets(line), key=lambda x: x[1] - x[0])
     cuts = [start, *commas, stop]
-    items = [line[a + 1 : b].strip() for a, b in zip(cuts, cuts[1:], strict=False)]
+    items = [line[a + 1 : b].strip() for a, b in pairwise(cuts)]
     return [
         indent + line[: start + 1],
         *(f"{indent}{INDENT}{item}," for item in items),

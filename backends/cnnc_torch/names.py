@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain, count
+from itertools import chain, count, takewhile
 
 from cnnc.ir.graph import Frame
 from cnnc_torch.blocks import Block
@@ -18,8 +18,8 @@ class Naming:
         self.network, self.root, self.taken = network, root, {*taken, "None", "True", "False"}
         self._frames: dict[Region, Frame | None] = {}
         self._around: dict[Region, Region] = {}
-        for region in root.walk():
-            self._frames[region] = _common_frame(region)
+        for region in reversed(list(root.walk())):  # the outermost first
+            self._frames[region] = self._frame(region)
             for item in region.items:
                 if isinstance(item, Region):
                     self._around[item] = region
@@ -34,6 +34,14 @@ class Naming:
         match = re.match(r"(?:[^(]*: )?(\w+)(?:\(|$)", frame.call)
         return match[1] if match else None
 
+    def _frame(self, region: Region) -> Frame | None:
+        """The call that the region is: the innermost that all its nodes come from, but for those of what is in it."""
+        frames = _common(region)
+        while len(region.items) == 1 and isinstance(region.items[0], Region):
+            region = region.items[0]
+            frames = frames[:-1]
+        return frames[-1] if frames else None
+
     def classes(self, groups: Sequence[Sequence[Block]]) -> list[str]:
         """A name for each group of blocks that are one class, all different."""
         bases = [self._base([block.region for block in group]) for group in groups]
@@ -41,7 +49,8 @@ class Naming:
         names: list[str] = []
         for base, own in zip(bases, members, strict=True):
             # Of classes for one definition, those that hold something more are named by it.
-            rest = own - set.intersection(*(x for x, other in zip(members, bases, strict=True) if other == base))
+            alike = [x for x, other in zip(members, bases, strict=True) if other == base]
+            rest = own - alike[0].intersection(*alike)
             more = "".join(camel(name) for name in sorted(rest)) if len(rest) == 1 else ""
             numbers = (f"{base}{i}" for i in count(2))
             name = next(name for name in chain([base + more], numbers) if name not in self.taken)
@@ -68,16 +77,16 @@ def camel(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _common_frame(region: Region) -> Frame | None:
-    """The innermost call that all nodes of a region come from."""
+def _common(region: Region) -> list[Frame]:
+    """The calls that all nodes of a region come from, the outermost first."""
     common: list[Frame] | None = None
     for node in region.nodes:
         frames = _frames(node.origin.frame if node.origin else None)
         if common is None:
             common = frames
-        same = [a for a, b in zip(common, frames, strict=False) if a is b]
-        common = common[: len(same)]
-    return common[-1] if common else None
+        else:
+            common = [a for a, _ in takewhile(lambda pair: pair[0] is pair[1], zip(common, frames, strict=False))]
+    return common or []
 
 
 def _frames(frame: Frame | None) -> list[Frame]:

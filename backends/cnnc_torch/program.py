@@ -102,6 +102,5 @@ def _define(source: str, name: str) -> type[nn.Module]:
     module = ModuleType(f"cnnc_torch.generated.{name}")
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), module.__dict__)
-    made = module.__dict__[name]
-    assert issubclass(made, nn.Module)
+    made: type[nn.Module] = module.__dict__[name]
     return made

@@ -2,8 +2,8 @@
 
 The nodes under one prefix of names are a region, and a region that can be a module becomes one: it holds parameters,
 nothing flows out of it and back in, and its parameters lie under one prefix, its home. The home is where the module
-stands in the state_dict; a block with shared weights is several regions with one home. The nodes of a prefix that cannot
-be a module belong to the region around it.
+stands in the state_dict; a block with shared weights is several regions with one home. The nodes of a prefix that
+cannot be a module belong to the region around it.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Regions:
     def _ordered(self, pieces: list[_Piece]) -> list[_Piece]:
         """The pieces, operands before users and otherwise in the graph's order; CycleError if there is no order."""
         holder = {node: i for i, (_, _, nodes) in enumerate(pieces) for node in nodes}
-        sorter: TopologicalSorter[int] = TopologicalSorter({i: () for i in range(len(pieces))})
+        sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(range(len(pieces)), ()))
         for i, (_, _, nodes) in enumerate(pieces):
             needed = {holder[x] for node in nodes for x in node.inputs if x in holder}
             sorter.add(i, *(needed - {i}))

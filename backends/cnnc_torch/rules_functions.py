@@ -1,15 +1,16 @@
-"""How the ops without parameters are written: expressions, and modules for those that may stand in a chain of modules."""
+"""How the ops without parameters are written: expressions, and modules for those that may stand in an nn.Sequential."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from cnnc import ops
-from cnnc.ir.graph import Node
+from cnnc.ir.graph import Graph, Node
 from cnnc.ir.op import Op
+from cnnc.ir.types import DType
 from cnnc.ops.pool import Pool
 from cnnc_torch.rules_modules import Rule, rules, sides, symmetric
-from cnnc_torch.written import Optional, Written, either, pair, text
+from cnnc_torch.written import Optional, Written, either, module, pair, text
 
 _SAME: dict[type[Op], Written] = {
     ops.Relu: either("nn.ReLU", "F.relu"),
@@ -28,8 +29,8 @@ _SAME: dict[type[Op], Written] = {
     ops.Sub: Written(expr="{0} - {1}"),
     ops.Div: Written(expr="{0} / {1}"),
     ops.MatMul: Written(expr="{0} @ {1}"),
-    ops.GlobalAvgPool: Written(either("nn.AdaptiveAvgPool2d", "", output_size=1).module, "F.adaptive_avg_pool2d({0}, 1)"),
-    ops.GlobalMaxPool: Written(either("nn.AdaptiveMaxPool2d", "", output_size=1).module, "F.adaptive_max_pool2d({0}, 1)"),
+    ops.GlobalAvgPool: either("nn.AdaptiveAvgPool2d", "F.adaptive_avg_pool2d", output_size=1),
+    ops.GlobalMaxPool: either("nn.AdaptiveMaxPool2d", "F.adaptive_max_pool2d", output_size=1),
 }
 """The ops without attributes, which are always written alike."""
 
@@ -206,20 +207,25 @@ def _pad(node: Node) -> Written:
     op = node.op
     assert isinstance(op, ops.Pad)
     value = f", value={text(op.value)}" if op.value else ""
-    return Written(expr=f"F.pad({{0}}, {sides(op.pads)}{value})")
+    padded = module("nn.ConstantPad2d", padding=sides(op.pads), value=op.value)
+    return Written(padded.module, f"F.pad({{0}}, {sides(op.pads)}{value})")
 
 
 @rules(ops.Flatten)
 def _flatten(node: Node) -> Written:
     assert isinstance(node.op, ops.Flatten)
     axis = node.op.axis
-    return Written(either("nn.Flatten", "", start_dim=Optional(axis, 1)).module, f"torch.flatten({{0}}, {axis})")
+    flatten = module("nn.Flatten", start_dim=Optional(axis, 1))
+    return Written(flatten.module, f"torch.flatten({{0}}, {axis})")
 
 
 @rules(ops.Reshape)
 def _reshape(node: Node) -> Written:
     op = node.op
     assert isinstance(op, ops.Reshape)
+    if node.inputs[0].type.rank == 2:
+        unflatten = module("nn.Unflatten", dim=1, unflattened_size=op.dims)
+        return Written(unflatten.module, f"{{0}}.unflatten(1, {op.dims})")
     return Written(expr=f"{{0}}.reshape({{0}}.shape[0], {', '.join(map(text, op.dims))})")
 
 
@@ -305,6 +311,18 @@ def _roi_align(node: Node) -> Written:
     assert isinstance(op, ops.RoiAlign)
     aligned = ", aligned=True" if op.aligned else ""
     return Written(expr=f"roi_align({{0}}, {{1}}, {op.size}, {text(op.scale)}, {op.samples}{aligned})")
+
+
+def inline_numbers(written: dict[Node, Written], graph: Graph) -> None:
+    """Write f32 constants of one number that are only added, subtracted, multiplied or divided by as the number."""
+    arithmetic = ops.Add | ops.Sub | ops.Mul | ops.Div
+    for node in graph.nodes:
+        op = node.op
+        if isinstance(op, ops.Constant) and op.shape == () and op.dtype == DType.F32:
+            users = graph.users[node]
+            tensors = [any(not isinstance(x, Node) or x.type.rank for x in user.inputs) for user in users]
+            if node not in graph.outputs.values() and all(isinstance(x.op, arithmetic) for x in users) and all(tensors):
+                written[node] = Written(expr=text(op.values[0]))
 
 
 def _operands(node: Node) -> list[str]:

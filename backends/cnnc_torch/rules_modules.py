@@ -203,7 +203,8 @@ def _constant(node: Node) -> Written:
     op = node.op
     assert isinstance(op, Constant)
     if op.shape == ():
-        return Written(expr=f"torch.tensor({text(op.values[0])}, dtype={text(op.dtype)})")
+        kind = f", dtype={text(op.dtype)}" if op.dtype != DType.F32 else ""
+        return Written(expr=f"torch.tensor({text(op.values[0])}{kind})")
     return module("Constant", values=op.values, shape=op.shape, dtype=Optional(op.dtype, DType.F32))
 
 

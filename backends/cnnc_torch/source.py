@@ -18,7 +18,8 @@ from cnnc_torch.classes import Class, Parameter, classes
 from cnnc_torch.forward import Forward
 from cnnc_torch.layout import INDENT, additions, construct, listed, mapping, statement
 from cnnc_torch.names import Naming
-from cnnc_torch.rules_functions import rules
+from cnnc_torch.rules_functions import inline_numbers
+from cnnc_torch.rules_modules import rules
 from cnnc_torch.written import text
 
 _STANDARD: Final = {
@@ -56,6 +57,7 @@ def network_source(graph: Graph) -> tuple[str, str]:
     """The source of the network and the name of its class. E0601 for what cannot be written."""
     rules.check(graph)
     written = {node: rules[node.op](node) for node in graph.nodes}
+    inline_numbers(written, graph)
     available = _helpers()
     blocks = Blocks(graph, written, available)
     naming = Naming(graph.name, blocks.root.region, {*available, *_IMPORTED})

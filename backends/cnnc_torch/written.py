@@ -54,7 +54,7 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An op in PyTorch. `expr` has {0}, {1}, ... for the operands; an op with parameters or a mode has only `module`."""
+    """An op in PyTorch: `expr` has {0}, {1}, ... for the operands; with parameters or a mode it has only `module`."""
 
     module: Make | None = None
     expr: str | None = None
@@ -120,10 +120,10 @@ def text(value: object) -> str:
     match value:
         case Name():
             return str(value)
-        case str():
-            return quoted(value)
         case DType():
             return {DType.F32: "torch.float32", DType.F16: "torch.float16", DType.BF16: "torch.bfloat16"}[value]
+        case str():
+            return quoted(value)
         case float():
             return repr(value).replace("e-0", "e-").replace("e+0", "e")
         case tuple():
