@@ -9,13 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cnnc_numpy import NumpyTarget
-from cnnc_numpy.evaluator import evaluate, evaluate_nodes
-from cnnc_numpy.program import NumpyProgram
-from cnnc_numpy.rules import rule
 from hypothesis import given
 from hypothesis import strategies as st
-from numerics import Array, assert_agree, assert_node_agrees, random_inputs, random_weights, single
 
 from cnnc import ops
 from cnnc.diagnostics import CnncError
@@ -23,6 +18,11 @@ from cnnc.ir.build import Builder
 from cnnc.ir.graph import Graph, Input, Node, Value
 from cnnc.ir.op import registry
 from cnnc.ir.types import DType, TensorType
+from cnnc_numpy import NumpyTarget
+from cnnc_numpy.evaluator import evaluate, evaluate_nodes
+from cnnc_numpy.program import NumpyProgram
+from cnnc_numpy.rules import rule
+from numerics import Array, assert_agree, assert_node_agrees, random_inputs, random_weights, single
 
 ONLY_NUMPY = """
 import importlib.abc, importlib.util, runpy, sys
