@@ -48,7 +48,7 @@ def _unknown(graph: Graph, dims: Mapping[str, int]) -> list[Diagnostic]:
     found = []
     for name, size in dims.items():
         if name not in known:
-            close = get_close_matches(name, known, 1)
+            close = [x for x in known if x.lower() == name.lower()] or get_close_matches(name, known, 1)
             mend = Help(f"did you mean `{close[0]}`?") if close else None
             which = f"they have {', '.join(f'`{x}`' for x in known)}" if known else "all their dimensions are known"
             message = f"the inputs of `{graph.name}` have no dimension `{name}`: {which}"

@@ -79,7 +79,7 @@ def malformed(path: Path, reason: object) -> CnncError:
 
 def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str, read: Callable[[], Array]) -> Stored:
     if prod(shape) >= MAX_ELEMENTS:
-        raise error("E0530", f"`{path}`: `{name}` claims {prod(shape):,} elements, the limit is {MAX_ELEMENTS:,}")
+        raise error("E0530", f"`{path}`: `{name}` claims {prod(shape):,} elements, the limit is {MAX_ELEMENTS - 1:,}")
     return Stored(shape, _SHORT.get(kind, kind), read)
 
 
@@ -238,7 +238,7 @@ def _checkpoint(path: Path) -> Iterator[dict[str, Stored]]:
 
 def _code_wanted(path: Path, refusal: str) -> str:
     """What a checkpoint asks for beyond tensors and plain containers, from PyTorch's refusal; "" if it is malformed."""
-    if wanted := re.search(r"(?:GLOBAL|global:?) ([\w.]+)", refusal):
+    if wanted := re.search(r"GLOBAL ([\w.]+)", refusal):
         return f"`{wanted[1]}`"
     opcode = re.search(r"operand (\d+)", refusal)  # one of pickle's that PyTorch does not read, or garbage
     with path.open("rb") as file:
