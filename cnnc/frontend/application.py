@@ -73,6 +73,10 @@ class Site:
 class Application(Lookup):
     """Runs blocks: ops make nodes, defs run their bodies in a scope of their own."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ops: dict[object, Op] = {}
+
     def apply(self, block: Block, site: Site) -> object:
         """The value of a block applied at a site; the step enters the scope of the site."""
         match block:
@@ -135,7 +139,7 @@ class Application(Lookup):
     def _node(self, cls: type[Op], args: Sequence[Given], name: str, site: Site) -> Node | Poison:
         scope = site.scope
         try:
-            op = make_op(cls, args, site.span)
+            op = self._op(cls, args, site.span)
         except CallError as e:
             return self.refused(e, scope)
         origin, path = Origin(site.span, scope.frame), join(scope.path, name)
@@ -155,6 +159,15 @@ class Application(Lookup):
         if self.nodes > MAX_NODES:
             self.stop("E0505", f"the network has more than {MAX_NODES:,} nodes", site.span, scope)
         return POISON if node is None else node
+
+    def _op(self, cls: type[Op], args: Sequence[Given], span: Span) -> Op:
+        """The op called with these arguments; ops are immutable, so a call that is run often makes one."""
+        key = (cls, tuple((arg.name, type(arg.value), arg.value) for arg in args))
+        if any(isinstance(arg.value, list) for arg in args):
+            return make_op(cls, args, span)
+        if key not in self._ops:
+            self._ops[key] = make_op(cls, args, span)
+        return self._ops[key]
 
     def _projection(self, e: OpError, values: Sequence[Value], spans: Sequence[Span]) -> Help | None:
         """How to mend a residual addition whose shortcut is the identity: project it to the other branch's shape."""

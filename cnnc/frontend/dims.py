@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cnnc.diagnostics import Span
+from cnnc.diagnostics import CnncError, Span
 from cnnc.frontend import syntax as s
 from cnnc.frontend.scope import POISON, describe
 from cnnc.ir.dim import Dim, Sym, floordiv
@@ -39,7 +39,10 @@ def dim_of(expr: s.Expr, lookup: Callable[[s.Name], object | None]) -> Dim:
         case s.Arith(op="-", left=a, right=b):
             return dim_of(a, lookup) - dim_of(b, lookup)
         case s.Arith(op="*", left=a, right=b):
-            return dim_of(a, lookup) * dim_of(b, lookup)
+            try:
+                return dim_of(a, lookup) * dim_of(b, lookup)
+            except CnncError as e:  # a product of too many terms
+                raise DimError(e.diagnostics[0].code, e.diagnostics[0].message, expr.span) from None
         case s.Arith(op="//", left=a, right=b):
             by = dim_of(b, lookup)
             if not isinstance(by, int) or by < 1:

@@ -31,6 +31,7 @@ from cnnc.frontend.scope import (
 from cnnc.frontend.session import MAX_CALLS, Session
 from cnnc.ir.graph import Input, Node
 
+_BARE_SAME = "padding is explicit: `half`, `same_upper`, `same_lower`, `valid` or numbers"
 _ATTRIBUTES = {"n": 0, "c": 1, "h": 2, "w": 3}
 
 
@@ -150,7 +151,7 @@ class Lookup(Session, ABC):
         if value is not None:
             message = f"`{name}` is {describe(value)}: only a block can take arguments, operands or what flows"
             return self.error("E0209", message, use.span, scope)
-        help = suggest(name, env.known())
+        help = _BARE_SAME if name == "same" else suggest(name, env.known())
         return self.error("E0201", f"nothing is named `{name}`", use.name.span, scope, help=help)
 
     def bare(self, use: s.Use, env: Env, scope: Scope) -> object:

@@ -363,14 +363,24 @@ _SPELLING = {
 }  # fmt: skip
 
 
+_STARTS = (
+    ("MODEL", {"CHECK", "DEF", "FROM", "MODEL", "NAME"}, "an item"),
+    ("OUTPUT", {"INPUT", "OUTPUT", "RETURN", "SHARED", "NAME", "PATH"}, "a statement"),
+)
+
+
 def _expected(kinds: set[str]) -> str:
     """The expected tokens in words; where an expression may begin or go on, that is one word."""
     if {"NUMBER", "STRING", "LBRACE"} <= kinds:
         kinds = kinds - {"NUMBER", "STRING", "LBRACE", "LPAR", "LSQB", "MINUS", "NAME", "PATH", "TRUE", "FALSE", "IN",
                          "FOR", "NOT"} | {"an expression"}  # fmt: skip
-    if {"PLUS", "MINUS", "MUL"} <= kinds:
-        kinds = kinds - {"PLUS", "MINUS", "MUL", "CMP", "AND", "OR", "IF"} | {"an operator"}
-    words = sorted(k if k.startswith("an ") else _SPELLING.get(k, f"`{k.lower()}`") for k in kinds)
+    if {"PLUS", "MINUS", "MUL"} <= kinds:  # whatever goes on an expression
+        kinds = kinds - {"PLUS", "MINUS", "MUL", "CMP", "AND", "OR", "IF", "LPAR", "LBRACE", "FOR", "COLON", "EQUAL"}
+        kinds = kinds - {"__ANON_0"} | {"an operator"}
+    for first, rest, word in _STARTS:
+        if first in kinds:
+            kinds = kinds - rest | {word}
+    words = sorted(k if k.startswith("a") else _SPELLING.get(k, f"`{k.lower()}`") for k in kinds)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

@@ -13,7 +13,7 @@ from cnnc.frontend.scope import POISON, Poison, Scope
 from cnnc.ir.graph import Param
 
 MAX_CALLS = 64
-MAX_NODES = 30_000
+MAX_NODES = 20_000
 MAX_STEPS = 200_000
 
 

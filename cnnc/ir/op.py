@@ -174,7 +174,7 @@ class Op:
             if isinstance(dim, int) and dim < 1:
                 raise OpError("E0304", f"`{self.name}` gives {out}: dimension {axis} is empty", axis=axis)
         if (size := known_size(out)) >= MAX_ELEMENTS:
-            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more, of {MAX_ELEMENTS:,} at most")
+            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}")
         return out
 
     def __str__(self) -> str:
