@@ -23,17 +23,15 @@ def lrn(op: ops.Lrn, e: Emitter, x: Ref) -> Tensor:
     and takes off again leaves errors that can exceed the sum (NaN where it falls below zero).
     """
     before, after = op.size // 2, (op.size - 1) // 2
-    squares = e("Mul", x, x)
+    mean: Tensor = e("Mul", x, x)
     if op.within:
-        kernel, pads = (op.size, op.size), (before, before, after, after)
-    else:  # channels become rows
-        kernel, pads = (op.size, 1), (before, 0, after, 0)
+        pads = (before, before, after, after)
+        mean = e("AveragePool", mean, kernel_shape=(op.size, op.size), pads=pads, count_include_pad=1)
+    else:
         n, c, h, w = x.type.shape
-        rows = n, 1, c, h * w
-        squares = e.reshape(squares, x.type.shape, rows)
-    mean: Tensor = e("AveragePool", squares, kernel_shape=kernel, pads=pads, count_include_pad=1)
-    if not op.within:
-        mean = e.reshape(mean, rows, x.type.shape)
+        mean = e.reshape(mean, x.type.shape, (n, 1, c, h * w))  # channels as rows
+        mean = e("AveragePool", mean, kernel_shape=(op.size, 1), pads=(before, 0, after, 0), count_include_pad=1)
+        mean = e.reshape(mean, (n, 1, c, h * w), x.type.shape)
     base = e("Add", e("Mul", mean, e.number(op.alpha)), e.number(op.k))
     return e("Div", x, e("Pow", base, e.number(op.beta)))
 
