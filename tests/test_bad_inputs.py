@@ -6,10 +6,10 @@ Each case has its message as a golden, in goldens/bad_inputs/.
 from pathlib import Path
 
 import pytest
-from conftest import Golden
 
 from cnnc.diagnostics import CnncError, render
 from cnnc.driver import check_file
+from conftest import Golden
 
 
 def model(body: str, head: str = "") -> str:
@@ -65,14 +65,17 @@ CASES = {
     "duplicate_name": (model("y = x -> block", "def block = relu\ndef block = tanh\n"), 4),
     "undefined_value": (model("y = add { x | skip }"), 4),
     "unused_value": (model("z = x -> relu  y = x -> tanh"), 0),
-    "several_errors": (model("y = x -> conv(4, 33) -> relu\n  a = x -> cnov(1, 1)\n  _b = a -> relu\n  _c = add { x | 1 < 2 }"), 4),
+    "several_errors": (
+        model("y = x -> conv(4, 33) -> relu\n  a = x -> cnov(1, 1)\n  _b = a -> relu\n  _c = add { x | 1 < 2 }"), 4,
+    ),
     # Shapes.
     "kernel_too_large": (model("y = x -> maxpool(2) * 4 -> conv(8, 3)"), 4),
     "groups_zero": (model("y = x -> conv(4, 3, groups=0)"), 4),
     "groups_do_not_divide_input": (model("y = x -> conv(4, 3, groups=2)"), 4),
     "groups_do_not_divide_output": (model("y = x -> conv(4, 3, groups=3)"), 4),
     "channels_differ": (
-        model("y = x -> stem: conv(16, 3, pad=1) -> bn -> relu -> res(32)", "def res(c) = add { conv(c, 3, pad=1) | id }\n"), 4,
+        model("y = x -> stem: conv(16, 3, pad=1) -> bn -> res(32)", "def res(c) = add { conv(c, 3, pad=1) | id }\n"),
+        4,
     ),
     "sizes_differ": (model("y = add { x -> conv(3, 3) | x }"), 4),
     "stride_zero": (model("y = x -> conv(4, 3, s=0)"), 4),
@@ -103,7 +106,8 @@ def test_message(name: str, golden: Golden, tmp_path: Path, monkeypatch: pytest.
 
 def test_any_prefix_of_a_model_is_a_model_or_an_error() -> None:
     """Cut anywhere: never an internal failure."""
-    text = model("y = x -> for i in range(2) { a: conv(4, 3, pad=half) -> bn } -> add { id | relu * 2 } if 1 < 2 else id")
+    body = "y = x -> for i in range(2) { a: conv(4, 3, pad=half) -> bn } -> add { id | relu * 2 } if 1 < 2 else id"
+    text = model(body)
     for end in range(1, len(text)):
         report = check_file(text[:end] + "\n")
         assert report.diagnostics or report.models or report.error is None

@@ -33,7 +33,7 @@ from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
 
 MAX_ELEMENTS = 2**31
-"""A tensor has at most this many elements."""
+"""A tensor has fewer elements than this."""
 
 
 class OpError(Exception):
@@ -174,7 +174,8 @@ class Op:
             if isinstance(dim, int) and dim < 1:
                 raise OpError("E0304", f"`{self.name}` gives {out}: dimension {axis} is empty", axis=axis)
         if (size := known_size(out)) >= MAX_ELEMENTS:
-            raise OpError("E0502", f"`{self.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}")
+            message = f"`{self.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}"
+            raise OpError("E0502", message)
         return out
 
     def __str__(self) -> str:
