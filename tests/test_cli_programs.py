@@ -102,6 +102,17 @@ def test_weights_come_from_a_file_or_a_seed(cli: Cli) -> None:
     assert not np.array_equal(a, c)
 
 
+def test_weights_that_are_not_finite_are_told_once(cli: Cli) -> None:
+    broken = weights.init(cnnc.load("net.cnn"), 0)
+    broken["fc.bias"][1] = np.nan
+    weights.save("nan.npz", broken)
+    result = cli("compile", "net.cnn", "-t", "numpy", "--weights", "nan.npz")
+    assert result.exit_code == 0
+    assert result.stderr.count("warning[E0407]") == 1
+    assert "`fc.bias`: 1 of 4" in result.stderr
+    assert cli("compile", "net.cnn", "-t", "numpy", "--weights", "nan.npz", "--strict").exit_code == 5
+
+
 @pytest.mark.parametrize(
     ("options", "status", "code"),
     [
@@ -191,6 +202,7 @@ def test_run_reads_standard_input(cli: Cli) -> None:
         (["-i", "image=mean.cnn"], 5, "E0440"),
         (["-i", "image=red.png", "--labels", "none.txt"], 74, "E0901"),
         (["-i", "image=red.png", "-o", "out.txt"], 2, "E0902"),
+        (["-i", "image=red.png", "-o", "none/out.npz"], 74, "E0901"),
         (["-i", "image=red.png", "--weights", "w.npz", "--seed", "0"], 2, "E0902"),
         (["-i", "image=f64.npy"], 4, "E0303"),
         (["-i", "image=objects.npy"], 8, "E0701"),

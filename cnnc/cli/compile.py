@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
-from cnnc.cli.console import note, print_json, size_text, working
+from cnnc.cli.console import note, print_json, report, size_text, working
 from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.load import load
-from cnnc.cli.options import AS_JSON, Assignments, Command, Settings, model_options
-from cnnc.diagnostics import error
+from cnnc.cli.options import AS_JSON, Assignments, Command, Settings, WeightSource, model_options, weight_options
+from cnnc.diagnostics import Diagnostic, error
 
 if TYPE_CHECKING:
-    from cnnc.target import Program
+    from cnnc.ir.graph import Graph
+    from cnnc.target import Array, Program
 
 
 class TargetName(click.ParamType[str]):
@@ -43,8 +46,7 @@ class TargetName(click.ParamType[str]):
 @click.argument("place", metavar="FILE[:MODEL]", type=ModelFile())
 @click.option("-t", "--target", type=TargetName(), required=True, help="`cnnc targets` lists them.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Where to write the program [FILE.cnnp].")
-@click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .npz or .pth file.")
-@click.option("--seed", type=click.IntRange(0), help="Random weights from this seed [0].")
+@weight_options
 @model_options
 @click.option("--arch", metavar="ARCH", help="The GPU of target cuda: sm_80, sm_90.")
 @click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
@@ -53,9 +55,8 @@ class TargetName(click.ParamType[str]):
 @click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
 @AS_JSON
 def compile_(
-    place: Place, target: str, out: Path | None, weights: Path | None, seed: int | None, settings: Settings,
-    arch: str | None, mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], print_source: bool,
-    as_json: bool,
+    place: Place, target: str, out: Path | None, source: WeightSource, settings: Settings, arch: str | None,
+    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], print_source: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a model for a target.
 
@@ -66,10 +67,10 @@ def compile_(
     chosen |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
-    _check_writable(out)
-    program = build(place, settings, target, weights, seed, chosen)
-    source = program.source() if print_source else ""
-    if print_source and not source:
+    check_writable(out)
+    program = build(place, settings, source, target, chosen)
+    text = program.source() if print_source else ""
+    if print_source and not text:
         raise error("E0605", f"target `{target}` generates no source to print")
     written = program.save(out) if out else None
     if as_json:
@@ -80,32 +81,44 @@ def compile_(
                 "bytes": written.stat().st_size if written else None,
                 "inputs": {port.name: str(port.type) for port in program.inputs},
                 "outputs": {port.name: str(port.type) for port in program.outputs},
-                **({"source": source} if print_source else {}),
+                **({"source": text} if print_source else {}),
             }
         )
         return
-    if source:
-        click.echo(source)
+    if text:
+        click.echo(text)
     if written:
         note(f"wrote {written} ({size_text(written.stat().st_size)})")
 
 
 def build(
-    place: Place, settings: Settings, target: str, weights: Path | None, seed: int | None, options: dict[str, str]
+    place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str]
 ) -> Program:
     """The compiled program of a model."""
     import cnnc
 
-    if weights is not None and seed is not None:
+    if source.weights is not None and source.seed is not None:
         raise click.UsageError("--weights and --seed exclude each other")
     graph = load(place, settings)
-    if weights is None and seed is None and graph.params:
+    if source.weights is None and source.seed is None and graph.params:
         note("note: the weights are random (seed 0); --weights gives others")
-    with working(f"compiling {graph.name} for {target}"):
-        return cnnc.compile(graph, target, weights=seed or 0 if weights is None else weights, **options)
+    weights = source.seed or 0 if source.weights is None else _read(source.weights, graph, source.strict)
+    with working(f"compiling {graph.name} for {target}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the weights, told already
+        return cnnc.compile(graph, target, weights, **options)
 
 
-def _check_writable(out: Path | None) -> None:
+def _read(path: Path, graph: Graph, strict: bool) -> Mapping[str, Array]:
+    """The weights in a file; what is odd about them is printed."""
+    from cnnc import weights
+
+    odd: list[Diagnostic] = []
+    arrays = weights.load(path, graph, strict=strict, warn=odd.append)
+    report(odd)
+    return arrays
+
+
+def check_writable(out: Path | None) -> None:
     """Before the work, not after it."""
     if out is not None and not out.absolute().parent.is_dir():
         raise error("E0901", f"cannot write `{out}`: there is no folder `{out.parent}`")

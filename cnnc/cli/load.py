@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from cnnc.ir.graph import Graph
 
 
-def load(place: Place, settings: Settings, *, quiet: bool = False) -> Graph:
-    """The graph of a model, bound and pruned as the settings say. Its warnings are printed, unless `quiet`."""
+def load(place: Place, settings: Settings) -> Graph:
+    """The graph of a model, bound and pruned as the settings say. Its warnings are printed."""
     from cnnc.driver import finish, open_module
     from cnnc.frontend.model import choose, elaborate, parse_value
 
     module = open_module(place.source())
     args = {name: parse_value(text, module) for name, text in settings.args.items()}
     model = elaborate(module, choose(module, place.model), args)
-    if not quiet:
-        report(model.warnings)
+    report(model.warnings)
     return finish(model, dims=settings.dims, outputs=settings.outputs, dtype=settings.dtype)

@@ -7,7 +7,7 @@ import click
 from cnnc.cli.console import print_json
 from cnnc.cli.files import Place, shipped
 from cnnc.cli.load import load
-from cnnc.cli.options import AS_JSON, Command, Settings
+from cnnc.cli.options import AS_JSON, NO_SETTINGS, Command
 
 
 @click.command(cls=Command, examples="cnnc models\ncnnc summary squeezenet")
@@ -21,7 +21,7 @@ def models(as_json: bool) -> None:
 
     rows = []
     for name in shipped():
-        graph = load(Place(name), Settings({}, {}, None, None))
+        graph = load(Place(name), NO_SETTINGS)
         rows.append({"name": name, "params": analysis.params(graph), "doc": graph.doc.partition("\n")[0]})
         if not as_json:
             click.echo("{name:<22} {params:>12,}  {doc}".format(**rows[-1]))

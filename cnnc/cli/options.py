@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -76,22 +77,52 @@ class Settings:
     dtype: str | None
 
 
-def model_options(function: Function) -> Function:
-    """The options that configure a model; the function gets them as `settings`."""
-    @functools.wraps(function)
-    def gathered(
-        *, dims: tuple[dict[str, int], ...], args: tuple[tuple[str, str], ...], outputs: list[str] | None,
-        dtype: str | None, **others: Any,
-    ) -> Any:  # fmt: skip
-        merged = {name: size for each in dims for name, size in each.items()}
-        return function(settings=Settings(merged, dict(args), outputs, dtype), **others)
+@dataclass(frozen=True)
+class WeightSource:
+    """Where the weights of a model come from: a file, or a seed for its initialisers."""
 
-    dtypes = click.Choice(["f32", "f16", "bf16"])
-    for option in (
-        click.option("--dtype", type=dtypes, help="Element type of the whole model."),
-        click.option("--outputs", type=Names(), help="Outputs wanted, or labels to tap; the rest is pruned."),
-        click.option("--set", "args", type=Assignments(), multiple=True, help="Set a parameter: classes=10."),
-        click.option("--dim", "dims", type=Sizes(), multiple=True, help="Bind symbolic dims: N=1,H=224."),
-    ):
-        option(gathered)
-    return gathered  # type: ignore[return-value]
+    weights: Path | None
+    seed: int | None
+    strict: bool
+
+
+NO_SETTINGS = Settings({}, {}, None, None)
+NO_WEIGHTS = WeightSource(None, None, strict=False)
+
+
+def _merged(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> dict[str, Any]:
+    """One dict of what an option was given several times: dicts, or pairs of name and value."""
+    return {name: value for each in values for name, value in (each.items() if isinstance(each, dict) else [each])}
+
+
+def _gathered(cls: type, keyword: str, *options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """A decorator that adds `options`, one for each field of `cls`; the function gets a `cls` as `keyword`."""
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def gathering(**values: Any) -> Any:
+            own = {field.name: values.pop(field.name) for field in fields(cls)}
+            return function(**{keyword: cls(**own)}, **values)
+
+        for option in reversed(options):
+            option(gathering)
+        return gathering  # type: ignore[return-value]
+
+    return decorate
+
+
+model_options = _gathered(
+    Settings,
+    "settings",
+    click.option("--dim", "dims", type=Sizes(), multiple=True, callback=_merged, help="Bind symbolic dims: N=1,H=224."),
+    click.option("--set", "args", type=Assignments(), multiple=True, callback=_merged, help="A parameter: classes=10."),
+    click.option("--outputs", type=Names(), help="Outputs wanted, or labels to tap; the rest is pruned."),
+    click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), help="Element type of the whole model."),
+)
+weight_options = _gathered(
+    WeightSource,
+    "source",
+    click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .npz or .pth file."),
+    click.option("--seed", type=click.IntRange(0), help="Random weights from this seed [0]."),
+    click.option("--strict", is_flag=True, help="Refuse weights with NaN or infinite values."),
+)

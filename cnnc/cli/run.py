@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnc.cli.compile import TargetName, build
+from cnnc.cli.compile import TargetName, build, check_writable
 from cnnc.cli.console import print_json
 from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.inputs import arrays
-from cnnc.cli.options import AS_JSON, Assignments, Command, Settings, model_options
+from cnnc.cli.options import (
+    AS_JSON,
+    NO_SETTINGS,
+    NO_WEIGHTS,
+    Assignments,
+    Command,
+    Settings,
+    WeightSource,
+    model_options,
+    weight_options,
+)
 from cnnc.diagnostics import error
 
 if TYPE_CHECKING:
@@ -34,29 +45,29 @@ if TYPE_CHECKING:
 @click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, a line each.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write the outputs to an .npz file.")
 @click.option("--trust", is_flag=True, help="Load the native code of a program; do so only if you know its maker.")
-@click.option("-t", "--target", type=TargetName(), help="For a FILE: the target [numpy].")
-@click.option("--weights", type=click.Path(path_type=Path), help="For a FILE: its weights.")
-@click.option("--seed", type=click.IntRange(0), help="For a FILE: random weights from this seed [0].")
+@click.option("-t", "--target", type=TargetName(), help="What to compile a FILE for [numpy].")
+@weight_options
 @model_options
 @AS_JSON
 def run(
     place: Place, inputs: tuple[tuple[str, str], ...], top: int | None, labels: Path | None, out: Path | None,
-    trust: bool, target: str | None, weights: Path | None, seed: int | None, settings: Settings, as_json: bool,
+    trust: bool, target: str | None, source: WeightSource, settings: Settings, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled program, or a model from its FILE.
 
     Pictures are resized and cropped to the input; their values are 0 to 1 unless the input's doc comment says
-    otherwise. For a program, --dim only sizes `random` and `zeros`.
+    otherwise. The options that configure a model are for a FILE; for a program, --dim only sizes `random` and `zeros`.
     """
     import cnnc
 
+    check_writable(out)
     names = labels.read_text("utf-8").splitlines() if labels else None
     if _is_program(place):
-        if target or weights or seed is not None or settings.args or settings.outputs or settings.dtype:
+        if target or source != NO_WEIGHTS or replace(settings, dims={}) != NO_SETTINGS:
             raise click.UsageError("a program is compiled already; the options that configure a model are for a FILE")
         program = cnnc.load_program(place.path, trust=trust)
     else:
-        program = build(place, settings, target or "numpy", weights, seed, {})
+        program = build(place, settings, source, target or "numpy", {})
     outputs = program(**arrays(program.inputs, inputs, settings.dims))
     if top and not any(_is_scores(array) for array in outputs.values()):
         raise error("E0902", "--top needs an output of shape [N, classes]")
