@@ -207,7 +207,7 @@ def test_every_op_but_those_of_detectors_has_a_rule() -> None:
 def test_bf16_is_refused_but_has_a_reference() -> None:
     graph = single(ops.Conv(4, 3), TensorType((1, 3, 6, 6), DType.BF16))
     weights, inputs = random_weights(graph), random_inputs(graph)
-    with pytest.raises(CnncError, match=r"E0606.*NumPy has no bfloat16"):
+    with pytest.raises(CnncError, match=r"E0606.*element type of `x0`: NumPy has no bfloat16"):
         NumpyProgram(graph, weights)
     assert_node_agrees(graph, weights, inputs, evaluate(graph, weights, inputs, dtype=None))
 
@@ -246,6 +246,11 @@ def test_the_bounds_catch_what_they_are_for() -> None:
     for y in bad:
         with pytest.raises(AssertionError):
             assert_node_agrees(graph, weights, inputs, y)
+    relu = single(ops.Relu(), TensorType((2, 9)))
+    x = np.linspace(-1, 1, 18, dtype=np.float32).reshape(2, 9)
+    assert_node_agrees(relu, {}, {"x0": x}, {"y": np.maximum(x, 0)})
+    with pytest.raises(AssertionError):  # exact: not off by a bit
+        assert_node_agrees(relu, {}, {"x0": x}, {"y": np.nextafter(np.maximum(x, 0), np.float32(2))})
     zeros = {name: np.zeros_like(x) for name, x in (weights | inputs).items()}
     with pytest.raises(AssertionError, match="one distinct value"):
         assert_node_agrees(graph, zeros, zeros, evaluate(graph, zeros, zeros, dtype=None))

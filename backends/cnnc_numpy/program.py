@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from cnnc import weights as weight_files
-from cnnc.diagnostics import error
+from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, error
 from cnnc.files import replacing
-from cnnc.ir.graph import Graph
+from cnnc.ir.graph import Graph, Value
 from cnnc.ir.json import from_json, to_json
 from cnnc.ir.types import DType
 from cnnc.target import Program, ports
@@ -34,8 +34,10 @@ class NumpyProgram(Program):
     def __init__(self, graph: Graph, weights: Weights) -> None:
         """CnncError E0601 for ops without a rule, E0606 for bf16."""
         super().__init__("numpy", *ports(graph))
-        if DType.BF16 in {x.type.dtype for x in graph.inputs} | {x.type.dtype for x in graph.nodes}:
-            raise error("E0606", "target `numpy` has no bf16: NumPy has no bfloat16", help="use f32 or f16")
+        values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
+        for value in values:
+            if value.type.dtype is DType.BF16:
+                raise _no_bf16(value)
         self.graph, self.weights = graph, {name: weights[name] for name in graph.params}
         self._steps = steps(graph)
 
@@ -73,3 +75,9 @@ class NumpyProgram(Program):
         weight_files.save(path.with_suffix(".npz"), self.weights)
         with replacing(path) as temporary:
             temporary.write_text(self.source(), encoding="utf-8")
+
+
+def _no_bf16(value: Value) -> CnncError:
+    labels = (Label(value.origin.span, str(value.type), primary=True),) if value.origin else ()
+    message = f"target `numpy` has no bf16, the element type of `{value.name}`: NumPy has no bfloat16"
+    return CnncError((Diagnostic("E0606", message, labels, help=Help("use f32 or f16")),))

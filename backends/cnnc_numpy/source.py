@@ -9,6 +9,7 @@ import dis
 import inspect
 import keyword
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
@@ -26,6 +27,9 @@ _IMPORTS = {
     "Path": "from pathlib import Path",
     "Any": "from typing import Any",
 }
+
+_GIVEN = {"numpy", *sys.stdlib_module_names}
+"""Modules that the file may import: functions of others are written into it."""
 
 _HEADER = '''\
 """{title}
@@ -76,7 +80,7 @@ def write(graph: Graph, steps: tuple[Step, ...]) -> str:
 
 
 def needed(kernels: Iterable[Kernel]) -> list[Kernel]:
-    """The kernels and the functions of this package that they call, each after those it calls."""
+    """The kernels and the functions that they call, other than NumPy's and Python's, each after those it calls."""
     order: dict[Kernel, None] = {}
 
     def visit(kernel: Kernel) -> None:
@@ -84,7 +88,7 @@ def needed(kernels: Iterable[Kernel]) -> list[Kernel]:
             return
         for name in _globals(kernel.__code__):
             found = kernel.__globals__.get(name)
-            if isinstance(found, FunctionType) and found.__module__.startswith("cnnc_numpy.kernels."):
+            if isinstance(found, FunctionType) and found.__module__.partition(".")[0] not in _GIVEN:
                 visit(found)
         order[kernel] = None
 
