@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnc import ops
 from cnnc.ir.dim import evaluate as size_of
-from cnnc.ir.graph import Graph, Input, Node, Value
+from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
@@ -65,29 +65,6 @@ def random_inputs(graph: Graph, seed: int = 0, **dims: int) -> dict[str, Array]:
         x.name: rng.standard_normal(tuple(size_of(d, dims) for d in x.type.shape)).astype(numpy_dtype(x.type.dtype))
         for x in graph.inputs
     }
-
-
-def calibrated_weights(graph: Graph, inputs: Mapping[str, Array], seed: int = 0) -> dict[str, Array]:
-    """Random weights, but with the batch-norm statistics of these inputs, as training gives them.
-
-    Values then keep their size from layer to layer. With statistics that have nothing to do with the values a deep
-    network magnifies rounding errors, PyTorch's own to above 1e-5, and the tolerance of `assert_agree` does not hold.
-    """
-    weights = random_weights(graph, seed)
-    values: dict[Value, Array] = {x: inputs[x.name] for x in graph.inputs}
-    for node in graph.nodes:
-        operands = [values[x] for x in node.inputs]
-        if isinstance(node.op, ops.BatchNorm):
-            axes = (0, *range(2, operands[0].ndim))
-            for role, statistic in (("running_mean", np.mean), ("running_var", np.var)):
-                name = node.params[role].name
-                weights[name] = (statistic(operands[0], axes) + 0.1).astype(weights[name].dtype)
-        types = (TensorType(x.shape, y.type.dtype) for x, y in zip(operands, node.inputs, strict=True))
-        places = tuple(Input(f"x{i}", x) for i, x in enumerate(types))
-        alone = Graph(node.name, places, {"y": Node(node.op, places, node.params, node.name)})
-        named = {x.name: value for x, value in zip(places, operands, strict=True)}
-        values[node] = evaluate(alone, weights, named, dtype=None)["y"]
-    return weights
 
 
 def assert_agree(
