@@ -101,7 +101,7 @@ class Help:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding. `path` is the chain of calls that led there, outermost first; `why` says where the number came from."""
+    """One finding. `path` is the chain of calls that led there, outermost first; `why` says where a size came from"""
 
     code: str
     message: str

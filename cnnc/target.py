@@ -1,8 +1,8 @@
 """Targets: what a graph can be compiled to, and the programs that come out.
 
 A target is an entry point of the group `cnnc.targets` that names a `Target` subclass, so a package can add one without
-touching cnnc. A backend writes one function per op class in a `Rules` table; an op without a rule is a diagnostic at the
-line of the model that used it, never a silent fallback.
+touching cnnc. A backend writes one function per op class in a `Rules` table; an op without a rule is a diagnostic at
+the line of the model that used it, never a silent fallback.
 """
 
 from __future__ import annotations
@@ -59,11 +59,8 @@ class Rules(Generic[Rule]):
 
     def check(self, graph: Graph) -> None:
         """CnncError E0601, a diagnostic for each node whose op has no rule."""
-        unsupported(
-            self.target,
-            {node.name: f"has no rule for `{node.op.name}`" for node in graph.nodes if type(node.op) not in self._rules},
-            graph,
-        )
+        lacking = [node for node in graph.nodes if type(node.op) not in self._rules]
+        unsupported(self.target, {node.name: f"has no rule for `{node.op.name}`" for node in lacking}, graph)
 
 
 def unsupported(target: str, reasons: Mapping[str, str], graph: Graph) -> None:
@@ -110,8 +107,7 @@ class Program(ABC):
         """What an artifact holds of this program, by member name; `Target.load` takes it back."""
 
     def export(self, path: Path) -> None:
-        """Write the target's own format to `path`, which ends in `suffix`, atomically; other files go beside it under its
-        stem."""
+        """Write the target's own format to `path`, which ends in `suffix`, atomically; other files go beside it."""
         raise NotImplementedError(f"{self.target} has no format of its own")
 
     def source(self) -> str:
@@ -123,7 +119,7 @@ class Program(ABC):
         return self.run(inputs, dims)
 
     def save(self, path: str | Path) -> Path:
-        """Write the program to a file, atomically: the target's own format if `path` ends in `suffix`, else an artifact."""
+        """Write the program to a file: the target's own format if `path` ends in `suffix`, else an artifact."""
         from cnnc.artifact import save
 
         return save(self, Path(path))
@@ -146,7 +142,11 @@ def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
     """`value` as a contiguous array of the port's rank and element type; binds symbols of single dims into `dims`."""
     import numpy as np
 
-    array = np.asarray(value) if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray) else np.from_dlpack(value)
+    try:
+        foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+        array = np.from_dlpack(value) if foreign else np.asarray(value)  # type: ignore[arg-type]
+    except (BufferError, RuntimeError, TypeError, ValueError) as e:  # on a GPU, say, or tracked by autograd
+        raise error("E0303", f"input `{port.name}` cannot be read as an array: {e}") from None
     if array.dtype != numpy_dtype(port.type.dtype):
         raise error(
             "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",
