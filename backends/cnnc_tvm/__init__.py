@@ -1,0 +1,134 @@
+"""Native programs by Apache TVM: the targets `cpu` and `cuda`.
+
+`lower` turns a graph into functions and a plan by the tables that `rules_*` fill, `schedule_*` order their loops,
+`build_*` make machine code; `runtime` and `*_device` run the plan without any of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cnnc.diagnostics import CnncError
+from cnnc.ir.graph import Graph
+from cnnc.ir.types import TensorType
+from cnnc.target import Port, Status, Target, ports
+
+if TYPE_CHECKING:
+    from cnnc.target import Array, Weights
+    from cnnc_tvm.plan import Plan
+    from cnnc_tvm.runtime import TvmProgram
+
+LIBRARY, KERNELS, KERNEL_SOURCE = "program.so", "kernels.fatbin", "kernels.cu"
+
+
+class CpuTarget(Target):
+    name = "cpu"
+    doc = "native code for CPUs, by TVM and LLVM"
+    options: ClassVar = {"mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default"}
+    native = True
+
+    def status(self) -> Status:
+        from cnnc_tvm.linker import find_linker
+
+        return _status(find_linker)
+
+    def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
+        """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for an unknown CPU."""
+        from cnnc_tvm.ffi import import_compiler
+
+        import_compiler()
+        from cnnc_tvm.build_cpu import build
+        from cnnc_tvm.cpu_device import CpuDevice
+        from cnnc_tvm.lower import lower
+        from cnnc_tvm.rules import CPU
+        from cnnc_tvm.runtime import TvmProgram
+
+        lowered = lower(graph, weights, CPU)
+        library, text = build(lowered.functions, options.get("mcpu", "native"))
+        return TvmProgram(
+            self.name, *ports(graph), lowered.plan, lowered.weights, {LIBRARY: library}, text, lambda: CpuDevice(library)
+        )
+
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
+        from cnnc_tvm.cpu_device import CpuDevice
+        from cnnc_tvm.runtime import TvmProgram
+
+        device = CpuDevice(files[LIBRARY])
+        code = {LIBRARY: files[LIBRARY]}
+        return TvmProgram(self.name, *_ports(manifest), *_contents(files), code, str, lambda: device)
+
+
+class CudaTarget(Target):
+    name = "cuda"
+    doc = "code for NVIDIA GPUs, by TVM and nvcc or NVRTC"
+    options: ClassVar = {"arch": "the GPU architecture to compile for: sm_80 (the default), sm_90, ..."}
+    native = True
+
+    def status(self) -> Status:
+        from cnnc_tvm.cuda_compiler import compiler
+
+        return _status(compiler)
+
+    def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
+        """CnncError E0601 for ops without a rule, E0620 without TVM, E0622 for what is no architecture, E0623 without nvcc
+        and NVRTC, E0624 where they refuse. No GPU is needed."""
+        from cnnc_tvm.cuda_compiler import DEFAULT_ARCH, check_arch, compile_kernels, compiler
+        from cnnc_tvm.ffi import import_compiler
+
+        arch = check_arch(options.get("arch", DEFAULT_ARCH))
+        compiler()
+        import_compiler()
+        from dataclasses import replace
+
+        from cnnc_tvm.build_cuda import build
+        from cnnc_tvm.lower import lower
+        from cnnc_tvm.rules import CUDA
+
+        lowered = lower(graph, weights, CUDA)
+        source, kernels = build(lowered.functions, arch)
+        code = {KERNELS: compile_kernels(source, arch), KERNEL_SOURCE: source.encode()}
+        return self._program(ports(graph), replace(lowered.plan, kernels=kernels), lowered.weights, code)
+
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
+        code = {name: files[name] for name in (KERNELS, KERNEL_SOURCE)}
+        return self._program(_ports(manifest), *_contents(files), code)
+
+    def _program(
+        self, ports: tuple[tuple[Port, ...], tuple[Port, ...]], plan: Plan, weights: Mapping[str, Array],
+        code: Mapping[str, bytes],
+    ) -> TvmProgram:  # fmt: skip
+        from cnnc_tvm.cuda_device import CudaDevice
+        from cnnc_tvm.runtime import TvmProgram
+
+        return TvmProgram(
+            self.name, *ports, plan, weights, code,
+            lambda: code[KERNEL_SOURCE].decode(), lambda: CudaDevice(code[KERNELS], plan.kernels),
+        )  # fmt: skip
+
+
+def _status(find_tool: Any) -> Status:
+    try:
+        return Status(True, f"apache-tvm {version('apache-tvm')}, {find_tool()}")
+    except PackageNotFoundError:
+        return Status(False, "apache-tvm is not installed: pip install 'cnnc[tvm]'")
+    except CnncError as e:
+        return Status(False, e.diagnostics[0].message)
+
+
+def _ports(manifest: Mapping[str, Any]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    inputs, outputs = (
+        tuple(Port(x["name"], TensorType.parse(x["type"]), x["doc"]) for x in manifest[side])
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs
+
+
+def _contents(files: Mapping[str, bytes]) -> tuple[Plan, dict[str, Array]]:
+    """What both targets keep in an artifact beside their code."""
+    from safetensors.numpy import load
+
+    from cnnc_tvm.plan import Plan
+
+    return Plan.from_json(files["plan.json"]), load(files["weights.safetensors"])

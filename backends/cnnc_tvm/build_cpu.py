@@ -1,0 +1,39 @@
+"""Machine code for CPUs: TVM's LLVM back end makes an object file, the system's linker a shared library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tvm
+from tvm.target import codegen
+
+from cnnc.diagnostics import error
+from cnnc_tvm.builder import Function
+from cnnc_tvm.linker import find_linker, link
+from cnnc_tvm.lower import first_line
+from cnnc_tvm.schedule_cpu import schedule
+
+
+def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable[[], str]]:
+    """The shared library of the functions for a CPU (`native` is this one), and how to get its LLVM code as text.
+
+    CnncError E0622 for an unknown CPU, E0621 without a linker, E0999 where TVM fails.
+    """
+    target = tvm.target.Target({"kind": "llvm", "mcpu": _cpu(mcpu)})
+    linker = find_linker()
+    try:
+        bodies = {name: schedule(f).with_attr("global_symbol", name) for name, f in functions.items()}
+        # TVM's own search for common subexpressions fails on some floating-point ones; LLVM finds them as well.
+        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+            module: Any = tvm.tirx.build(tvm.IRModule(bodies), target)
+    except Exception as e:
+        raise error("E0999", f"TVM failed to compile the program: {first_line(e)}") from e
+    return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
+
+
+def _cpu(mcpu: str) -> str:
+    name = str(codegen.llvm_get_system_cpu()) if mcpu == "native" else mcpu
+    if not codegen.llvm_is_valid_cpu(name, str(codegen.llvm_get_system_triple())):
+        raise error("E0622", f"LLVM knows no CPU `{mcpu}`", help="names are LLVM's: native, x86-64-v3, znver4, ...")
+    return name

@@ -1,0 +1,301 @@
+"""Writing a graph as functions of TVM's tensor expressions (TE) and a plan that calls them.
+
+A rule describes a node's result element by element, as a `Tensor` that exists only as an expression until it is
+*stored*: `Builder.store` makes it the result of a function of its own, whose plan step writes it to memory. So the
+results of several nodes can become one function (a convolution and the activation after it), and one node several
+functions (a softmax). A function has one loop nest with at most one reduction; equal functions are built once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import tvm_ffi
+from tvm import te, tirx
+
+from cnnc.ir.dim import Dim, Floor, Min
+from cnnc.ir.graph import Param
+from cnnc.ir.types import DType, TensorType
+from cnnc_tvm.plan import Place, Plan, Step, place_in_slots
+from cnnc_tvm.plan import Tensor as PlanTensor
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+Expr: TypeAlias = Any
+"""A scalar expression of TVM, or a Python number."""
+
+TVM_DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """What a function's loops are like, which decides its schedule. `kind` is one of
+
+    - points: each element by itself, from elements at its own place;
+    - moves: each element by itself, from elsewhere;
+    - sums: a reduction for each element;
+    - windows: a reduction over a small window, neighbours in the last axis reading neighbours;
+    - lanes: a convolution or matrix product with its output channels in blocks of `lanes` (the last axis of the
+      reduction), computed for `tile` neighbours in the axis before at a time.
+    """
+
+    kind: str
+    lanes: int = 1
+    tile: int = 1
+
+    @property
+    def reduces(self) -> bool:
+        return self.kind not in ("points", "moves")
+
+
+POINTS, MOVES, SUMS, WINDOWS = map(Loops, ("points", "moves", "sums", "windows"))
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value as rules see it. Indexing reads an element, as f32 whatever the type it is stored in."""
+
+    type: TensorType
+    te: Any
+    loops: Loops | None = None
+    """How its expression must be scheduled if it is stored; None if it is stored already."""
+    label: str = ""
+    """What the function that stores it is named after; and the node its step is written down for."""
+    node: str = ""
+
+    def __getitem__(self, index: Expr | tuple[Expr, ...]) -> Expr:
+        value = self.te(*index) if isinstance(index, tuple) else self.te(index)
+        return value if self.type.dtype is DType.F32 or self.loops else value.astype("float32")
+
+    @property
+    def reduces(self) -> bool:
+        """Whether its expression holds a reduction."""
+        return self.loops is not None and self.loops.reduces
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How elements are combined: `te.sum`, or a maximum or minimum that keeps NaN."""
+
+    combine: Callable[..., Expr]
+
+
+def _keeps_nan(better: Callable[[Expr, Expr], Expr], worst: float) -> Callable[..., Expr]:
+    combined = te.comm_reducer(
+        lambda a, b: tirx.Select(tirx.any(better(b, a), te.isnan(b)), b, a), lambda dtype: tirx.const(worst, dtype)
+    )
+    return lambda value, axis: combined(value, axis=axis)
+
+
+SUM = Reduction(te.sum)
+MAX = Reduction(_keeps_nan(lambda a, b: a > b, float("-inf")))
+MIN = Reduction(_keeps_nan(lambda a, b: a < b, float("inf")))
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of TensorIR, not scheduled yet."""
+
+    name: str
+    body: Any
+    loops: Loops
+
+
+@dataclass
+class Builder:
+    """Collects the functions, the tensors and the steps of one graph."""
+
+    weights: Mapping[str, Array]
+    functions: dict[str, Function] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+    node: str = ""
+    """The node being lowered, which the steps are written down for."""
+    label: str = ""
+    """What functions made now are named after."""
+
+    def __post_init__(self) -> None:
+        self._symbols: dict[str, Any] = {}
+        self._types: list[TensorType] = []
+        self._places: dict[int, tuple[Place, str]] = {}
+        self._views: dict[int, int] = {}
+        self._ids: dict[Any, int] = {}  # of the placeholders
+        self._steps: list[Step] = []
+        self._by_hash: dict[tuple[int, Loops], list[Function]] = {}
+        self._constants: dict[str, Tensor] = {}
+
+    # Stored tensors
+
+    def _stored(self, type: TensorType) -> Tensor:
+        number = len(self._types)
+        self._types.append(type)
+        placeholder = te.placeholder(self.shape(type.shape), TVM_DTYPES[type.dtype], f"t{number}")
+        self._ids[placeholder.op] = number
+        return Tensor(type, placeholder)
+
+    def number(self, x: Tensor) -> int:
+        """The position of a stored tensor among the plan's."""
+        return self._ids[x.te.op]
+
+    def input(self, name: str, type: TensorType) -> Tensor:
+        x = self._stored(type)
+        self._places[self.number(x)] = ("input", name)
+        return x
+
+    def param(self, param: Param) -> Tensor:
+        """A parameter as it is."""
+        return self.constant(param.name, lambda: self.weights[param.name])
+
+    def packed(self, param: Tensor, layout: str, pack: Callable[[Array], Array]) -> Tensor:
+        """A parameter rearranged while compiling; `layout` tells the arrangements of one parameter apart."""
+        name = self._places[self.number(param)][1]
+        return self.constant(f"{name}:{layout}", lambda: pack(self.weights[name]))
+
+    def constant(self, name: str, make: Callable[[], Array]) -> Tensor:
+        if name not in self._constants:
+            array = make()
+            x = self._stored(TensorType(array.shape, _dtype(array)))
+            self._places[self.number(x)] = ("weight", name)
+            self._constants[name] = x
+            self.constants[name] = array
+        return self._constants[name]
+
+    def view(self, x: Tensor, type: TensorType) -> Tensor:
+        """The memory of the stored tensor x seen with another shape."""
+        y = self._stored(type)
+        self._views[self.number(y)] = self.number(x)
+        return y
+
+    def store(self, x: Tensor) -> Tensor:
+        """The tensor in memory: made by a function and a step of its own, unless it is there already."""
+        if x.loops is None:
+            return x
+        result = x.te
+        if x.type.dtype is not DType.F32:
+            result = te.compute(result.shape, lambda *i: x.te(*i).astype(TVM_DTYPES[x.type.dtype]), "stored")
+        operands = _placeholders(result)
+        names = {name for i in operands for name in self._types[self._ids[i.op]].symbols} | x.type.symbols
+        dims = tuple(sorted(names))
+        body = te.create_prim_func([*operands, result, *map(self._symbol, dims)])
+        y = self._stored(x.type)
+        args = (*(self._ids[i.op] for i in operands), self.number(y))
+        self._steps.append(Step(self._function(body, x.loops, x.label or self.label), x.node or self.node, args, dims))
+        return y
+
+    def _function(self, body: Any, loops: Loops, label: str) -> str:
+        """The name of the function with this body: an equal one's, if there is one."""
+        same = self._by_hash.setdefault((tvm_ffi.structural_hash(body), loops), [])
+        for function in same:
+            if tvm_ffi.structural_equal(function.body, body):
+                return function.name
+        name = f"{label}_{len(self.functions)}"
+        same.append(Function(name, body, loops))
+        self.functions[name] = same[-1]
+        return name
+
+    def plan(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Plan:
+        """The plan of what was built, for these stored tensors."""
+        kept = {self.number(x) for x in outputs.values()}
+        slots = place_in_slots(self._types, self._views, tuple(self._steps), kept)
+
+        def placed(i: int) -> PlanTensor:
+            root = i
+            while root in self._views:
+                root = self._views[root]
+            place, key = self._places.get(root) or ("slot", slots[root])
+            return PlanTensor(self._types[i], place, key)
+
+        tensors = tuple(placed(i) for i in range(len(self._types)))
+        numbers = [{name: self.number(x) for name, x in side.items()} for side in (inputs, outputs)]
+        return Plan(tensors, tuple(self._steps), *numbers)
+
+    # Expressions
+
+    def _symbol(self, name: str) -> Expr:
+        return self._symbols.setdefault(name, te.var(name, "int32"))
+
+    def size(self, dim: Dim) -> Expr:
+        """A dim as an expression."""
+        if isinstance(dim, int):
+            return dim
+        total: Expr = 0
+        for atoms, factor in dim.terms:
+            term: Expr = factor
+            for atom in atoms:
+                term = term * self._atom(atom)
+            total = total + term
+        return total
+
+    def _atom(self, atom: str | Floor | Min) -> Expr:
+        if isinstance(atom, str):
+            return self._symbol(atom)
+        if isinstance(atom, Floor):
+            return tirx.floordiv(self.size(atom.of), atom.by)
+        return te.min(self.size(atom.left), self.size(atom.right))
+
+    def shape(self, dims: Iterable[Dim]) -> tuple[Expr, ...]:
+        return tuple(map(self.size, dims))
+
+    def points(self, type: TensorType, element: Callable[..., Expr], *of: Tensor) -> Tensor:
+        """The tensor of elements `element(*index)`, which read the operands `of` at that index; it is scheduled as they are."""
+        loops = POINTS
+        for x in of:
+            if x.loops and (x.reduces or loops == POINTS):
+                loops = x.loops
+        return Tensor(type, self._compute(type, element), loops)
+
+    def moves(self, type: TensorType, element: Callable[..., Expr]) -> Tensor:
+        """The tensor of elements `element(*index)`, which read their operands at any index."""
+        return Tensor(type, self._compute(type, element), MOVES)
+
+    def reduce(
+        self, type: TensorType, over: Iterable[Dim], element: Callable[..., Expr],
+        how: Reduction = SUM, loops: Loops = SUMS,
+    ) -> Tensor:  # fmt: skip
+        """The tensor of the sums (or as `how` says) of `element(*index, *k)` for k over ranges of these sizes.
+
+        Ranges of size 1 make no loop; their index is 0.
+        """
+        sizes = [self.size(dim) for dim in over]
+        axes = {i: te.reduce_axis((0, size), f"k{i}") for i, size in enumerate(sizes) if not _is_one(size)}
+        index = [axes[i].var if i in axes else 0 for i in range(len(sizes))]
+        if not axes:
+            return self.moves(type, lambda *i: element(*i, *index))
+        whole = list(axes.values())
+        te_tensor = self._compute(type, lambda *i: how.combine(element(*i, *index), axis=whole))
+        return Tensor(TensorType(type.shape), te_tensor, loops)
+
+    def _compute(self, type: TensorType, element: Callable[..., Expr]) -> Any:
+        return te.compute(self.shape(type.shape), lambda *i: _as_f32(element(*i)), self.label)
+
+
+def _as_f32(value: Expr) -> Expr:
+    return tirx.const(float(value), "float32") if isinstance(value, int | float) else value
+
+
+def _is_one(size: Expr) -> bool:
+    return isinstance(size, int) and size == 1
+
+
+def _placeholders(tensor: Any) -> list[Any]:
+    """The stored tensors an expression reads, in order of first reading."""
+    found: dict[Any, Any] = {}
+    seen = set()
+
+    def visit(x: Any) -> None:
+        if x.op in seen:
+            return
+        seen.add(x.op)
+        if isinstance(x.op, te.PlaceholderOp):
+            found[x.op] = x
+        for operand in x.op.input_tensors:
+            visit(operand)
+
+    visit(tensor)
+    return list(found.values())
+
+
+def _dtype(array: Array) -> DType:
+    return next(dtype for dtype, name in TVM_DTYPES.items() if name == array.dtype.name)

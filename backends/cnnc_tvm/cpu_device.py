@@ -1,0 +1,63 @@
+"""The CPU as a device: memory of NumPy's, functions of a shared library called through TVM's runtime."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnc.diagnostics import CnncError, error
+from cnnc.ir.types import DType
+from cnnc_tvm.ffi import import_runtime
+from cnnc_tvm.plan import Step
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+_ALIGNMENT = 64  # of all tensors, which generated code relies on
+_DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
+
+
+class CpuDevice:
+    """Runs the functions of a shared library. CnncError E0620 without TVM's runtime."""
+
+    def __init__(self, library: bytes) -> None:
+        self._ffi: Any = import_runtime()
+        with tempfile.NamedTemporaryFile(suffix=".so") as file:
+            file.write(library)
+            file.flush()
+            self._library = self._ffi.load_module(os.fspath(file.name))
+        self._view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
+
+    def memory(self, size: int) -> Array:
+        whole = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % _ALIGNMENT
+        return whole[start : start + size]
+
+    def view(self, memory: Array, shape: tuple[int, ...], dtype: DType) -> Any:
+        return self._view(self._ffi.from_dlpack(memory), self._ffi.Shape(shape), self._ffi.dtype(_DTYPES[dtype]), 0)
+
+    def write(self, memory: Array, array: Array) -> None:
+        memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
+
+    def read(self, memory: Array, array: Array) -> None:
+        array.reshape(-1).view(np.uint8)[...] = memory[: array.nbytes]
+
+    def call(self, step: Step, args: list[Any], dims: Mapping[str, int]) -> Callable[[], object]:
+        function = self._library.get_function(step.function)
+        bound = (*args, *(dims[name] for name in step.dims))
+
+        def run() -> None:
+            try:
+                function(*bound)
+            except Exception as e:
+                raise _failed(step, e) from e
+
+        return run
+
+
+def _failed(step: Step, e: Exception) -> CnncError:
+    return error("E0999", f"`{step.function}`, which computes node `{step.node}`, failed: {str(e).splitlines()[-1]}")

@@ -1,0 +1,121 @@
+"""From a graph to functions and a plan: which results are stored, and which are computed where they are used.
+
+A node's result stays an expression until somebody needs it in memory. An element-wise node takes the expressions of its
+operands into its own, so that a convolution, its normalisation, its activation and the sum after it are one function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tvm import te
+
+from cnnc import ops
+from cnnc.diagnostics import CnncError, Diagnostic, Label, error
+from cnnc.ir.graph import Graph, Node, Value
+from cnnc.ir.op import Op
+from cnnc.ir.types import DType
+from cnnc.target import Rules
+from cnnc_tvm import rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape
+from cnnc_tvm.builder import TVM_DTYPES, Builder, Function, Tensor
+from cnnc_tvm.plan import Plan
+from cnnc_tvm.rules import Rule
+
+if TYPE_CHECKING:
+    from cnnc.target import Array, Weights
+
+TABLES = (rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape)
+"""The modules that fill the tables of rules."""
+
+POINTWISE: frozenset[type[Op]] = frozenset({
+    ops.Abs, ops.Add, ops.BatchNorm, ops.Cast, ops.Clip, ops.Div, ops.Dropout, ops.Elu, ops.Exp, ops.Gelu, ops.HardSigmoid,
+    ops.HardSwish, ops.LeakyRelu, ops.Log, ops.Maximum, ops.Minimum, ops.Mul, ops.Neg, ops.Normalize, ops.Prelu, ops.Relu,
+    ops.Scale, ops.Selu, ops.Sigmoid, ops.Silu, ops.Sqrt, ops.Step, ops.Sub, ops.Tanh,
+})  # fmt: skip
+"""Ops each element of whose result reads each operand of its shape once, at its own place."""
+
+MOVING: frozenset[type[Op]] = frozenset({
+    ops.ChannelShuffle, ops.Concat, ops.Crop, ops.Pad, ops.PixelShuffle, ops.Slice, ops.Transpose,
+})  # fmt: skip
+"""Ops that read an element of their operands at most once."""
+
+_MAX_LABEL = 48
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """Functions to schedule and build, the plan that calls them and the weights it reads, packed where rules asked."""
+
+    functions: dict[str, Function]
+    plan: Plan
+    weights: dict[str, Array]
+
+
+def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
+    """The graph by these rules. CnncError E0601 for ops without a rule, E0999 where a rule fails."""
+    rules.check(graph)
+    b = Builder(weights)
+    values: dict[Value, Tensor] = {x: b.input(x.name, x.type) for x in graph.inputs}
+    inputs = {x.name: values[x] for x in graph.inputs}
+    wanted = set(graph.outputs.values())
+    for node in graph.nodes:
+        b.node, b.label = node.name, node.op.name
+        try:
+            result = _result(b, node, values, rules)
+            values[node] = result if len(graph.users[node]) == 1 and node not in wanted else b.store(result)
+        except CnncError:
+            raise
+        except Exception as e:  # whatever TVM raises: its own words are no use to the author of a model
+            raise at_node("E0999", f"lowering `{node.op}` failed: {first_line(e)}", node) from e
+    plan = b.plan(inputs, {name: values[x] for name, x in graph.outputs.items()})
+    read = {*plan.outputs.values(), *(i for step in plan.steps for i in step.args)}
+    used = {plan.tensors[i].key for i in read}
+    return Lowered(b.functions, plan, {name: array for name, array in b.constants.items() if name in used})
+
+
+def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
+    """The node's result, stored or not, named after the nodes it takes in."""
+    operands = _operands(b, node, values)
+    params = {role: b.param(param) for role, param in node.params.items()}
+    result = rules[node.op](b, node.op, node.type, *operands, **params)
+    if result.loops is None or result in operands:
+        return result
+    if node.type.dtype is not DType.F32:  # as if it had been stored
+        low = TVM_DTYPES[node.type.dtype]
+        rounded = te.compute(result.te.shape, lambda *i: result.te(*i).astype(low).astype("float32"), "rounded")
+        result = replace(result, te=rounded)
+    taken = [x for x in operands if x.loops]
+    label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
+    heart = next((x.node for x in taken if x.reduces), node.name)
+    return replace(result, type=node.type, label=label[:_MAX_LABEL], node=heart)
+
+
+def _operands(b: Builder, node: Node, values: dict[Value, Tensor]) -> list[Tensor]:
+    """The operands, stored where the node cannot take their expressions into its own: two reductions never meet."""
+    found: list[Tensor] = []
+    reduces = False
+    for x in reversed(node.inputs):  # of several convolutions under a sum the last is taken in
+        value = values[x]
+        pointwise = type(node.op) in POINTWISE and value.type.shape == node.type.shape
+        moving = type(node.op) in MOVING and not value.reduces
+        if not (pointwise or moving) or (value.reduces and reduces):
+            value = values[x] = b.store(value)
+        reduces |= value.reduces
+        found.insert(0, value)
+    return found
+
+
+def at_node(code: str, message: str, node: Node) -> CnncError:
+    """An error at the line of the model that the node comes from."""
+    if node.origin is None:
+        return error(code, f"{message} (node `{node.name}`)")
+    path = node.origin.frame.path() if node.origin.frame else ()
+    return CnncError((Diagnostic(code, message, (Label(node.origin.span, primary=True),), path),))
+
+
+def first_line(e: BaseException) -> str:
+    """What a TVM error says, without its C++ trace."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("Error message: ")]  # after a print-out of the function
+    return (told or lines or [type(e).__name__])[-1][:200]

@@ -1,0 +1,146 @@
+"""Rules of convolutions and matrix products for `cpu`: which kernel computes them is chosen here.
+
+The `lanes` kernel has its weights packed while compiling, so that the innermost loop runs over output channels and
+vectorises whatever the size of the image; the products of `tile` neighbouring places stay in registers. It takes what
+has enough channels to fill the lanes. The rest (depthwise and narrow groups) is computed along rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tvm import tirx
+
+from cnnc import ops
+from cnnc.ir.dim import Dim, ceildiv
+from cnnc.ir.types import DType, TensorType
+from cnnc_tvm.builder import WINDOWS, Builder, Expr, Loops, Tensor
+from cnnc_tvm.rules import CPU
+from cnnc_tvm.rules_dense import Stamps, around, biased, direct
+from cnnc_tvm.rules_shape import padded
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+_FLOATS = 256
+"""Accumulators a tile may have: TVM keeps buffers of up to 1,024 bytes on the stack, where LLVM makes them registers."""
+
+
+def _lanes(channels: int) -> int:
+    return 32 if channels % 32 == 0 else 16
+
+
+def _tile(columns: Dim, lanes: int) -> int:
+    """How many neighbouring places to compute at a time: the fewest wasted, then the most."""
+    most = min(14, _FLOATS // lanes)
+    if not isinstance(columns, int):
+        return most
+    return min(range(1, most + 1), key=lambda tile: (-(-columns // tile) * (tile + 1.5), -tile))
+
+
+def _fills_lanes(channels: int, groups: int) -> bool:
+    """Whether blocks of lanes lie within groups, and are filled well enough."""
+    size = channels // groups
+    return size >= 8 if groups == 1 else size % 16 == 0
+
+
+def _blocks(weight: Array, lanes: int) -> Array:
+    """Weights [channels, ...] as [channels / lanes, ..., lanes], filled up with zeros."""
+    count = -(-len(weight) // lanes)
+    full = np.zeros((count * lanes, *weight.shape[1:]), weight.dtype)
+    full[: len(weight)] = weight
+    return np.moveaxis(full.reshape(count, lanes, *weight.shape[1:]), 1, -1).copy()
+
+
+def _f32(b: Builder, x: Tensor) -> Tensor:
+    """x in memory as f32: a scalar read many times should not be converted each time."""
+    if x.type.dtype is DType.F32:
+        return b.store(x)
+    return b.store(b.points(TensorType(x.type.shape), lambda *i: x[i], x))
+
+
+def _unpacked(b: Builder, out: TensorType, y: Tensor, lanes: int) -> Tensor:
+    """The blocks [N, channels / lanes, ..., lanes] as `out` [N, channels, ...]."""
+    return b.points(out, lambda n, o, *i: y[(n, tirx.floordiv(o, lanes), *i, tirx.floormod(o, lanes))], y)
+
+
+def _tiled(out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
+    """The type of the blocks of `out`, its columns filled up to whole tiles, and their loops."""
+    n, _, h, w = out.shape
+    channels = out.shape[1]
+    assert isinstance(channels, int)
+    tile = _tile(w, lanes)
+    return TensorType((n, -(-channels // lanes), h, ceildiv(w, tile) * tile, lanes)), Loops("lanes", lanes, tile)
+
+
+@CPU(ops.Conv)
+def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not _fills_lanes(op.channels, op.groups):
+        return biased(b, out, direct(b, op, out, b.store(around(b, x, op)), weight, WINDOWS), bias)
+    lanes = _lanes(op.channels // op.groups)
+    blocks, loops = _tiled(out, lanes)
+    (sh, sw), (dh, dw) = op.stride, op.dilation
+    image = _image(b, op, x, blocks.shape[3])
+    packed = b.packed(weight, f"O{lanes}", lambda w: _blocks(w, lanes))
+    size = b.shape(weight.type.shape)[1]
+    per_group = op.channels // op.groups // lanes  # blocks a group; with one group it does not matter
+
+    def element(n: Expr, o: Expr, i: Expr, j: Expr, lane: Expr, c: Expr, p: Expr, q: Expr) -> Expr:
+        first = tirx.floordiv(o, per_group) * size if op.groups > 1 else 0
+        return image[n, first + c, i * sh + p * dh, j * sw + q * dw] * packed[o, c, p, q, lane]
+
+    y = b.reduce(blocks, weight.type.shape[1:], element, loops=loops)
+    return biased(b, out, _unpacked(b, out, y, lanes), bias)
+
+
+def _image(b: Builder, op: ops.Conv, x: Tensor, columns: Dim) -> Tensor:
+    """x stored with its zero padding, and wide enough for windows at that many columns."""
+    top, left, bottom, right = op.pads(x.type)
+    n, c, h, w = x.type.shape
+    type = TensorType((n, c, h + top + bottom, (columns - 1) * op.stride[1] + op.span[1]))
+    fits = w + left + right - type.shape[3]
+    if (top, left, bottom) == (0, 0, 0) and isinstance(fits, int) and fits >= 0:
+        return _f32(b, x)
+    return b.store(padded(b, x, type, top, left, 0.0))
+
+
+@CPU(ops.Linear)
+def _(b: Builder, op: ops.Linear, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    lanes = _lanes(op.channels)
+    packed = b.packed(weight, f"O{lanes}", lambda w: _blocks(w, lanes))
+    x = _f32(b, x)
+    blocks = TensorType((out.shape[0], -(-op.channels // lanes), lanes))
+    y = b.reduce(
+        blocks, x.type.shape[1:], lambda n, o, lane, f: x[n, f] * packed[o, f, lane], loops=Loops("lanes", lanes)
+    )
+    return biased(b, out, _unpacked(b, out, y, lanes), bias)
+
+
+@CPU(ops.Deconv)
+def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    stamps = Stamps(b, op, x)
+    x = _f32(b, x)
+    per_group = op.channels // op.groups
+    if _fills_lanes(op.channels, op.groups):
+        lanes = _lanes(per_group)
+        blocks, loops = _tiled(out, lanes)
+    else:
+        lanes, blocks, loops = 1, TensorType((*out.shape, 1)), Loops("windows")
+    packed = b.packed(weight, f"CO{lanes}", lambda w: _blocks(_by_output(w, op.groups), lanes))
+    count = per_group // lanes
+
+    def element(n: Expr, o: Expr, i: Expr, j: Expr, lane: Expr, c: Expr, p: Expr, q: Expr) -> Expr:
+        first = tirx.floordiv(o, count) * stamps.channels if op.groups > 1 else 0
+        return stamps.product(i, j, p, q, lambda u, v, r, s: x[n, first + c, u, v] * packed[o, c, r, s, lane])
+
+    y = b.reduce(blocks, (stamps.channels, *stamps.most), element, loops=loops)
+    return biased(b, out, _unpacked(b, out, y, lanes), bias)
+
+
+def _by_output(weight: Array, groups: int) -> Array:
+    """Weights [C, channels/groups, ...] of a transposed convolution as [channels, C/groups, ...]."""
+    c, per_group, *kernel = weight.shape
+    return weight.reshape(groups, c // groups, per_group, *kernel).swapaxes(1, 2).reshape(groups * per_group, c // groups, *kernel)
+
+

@@ -1,0 +1,134 @@
+"""Running a plan: memory for its tensors on a device, then its steps one after the other.
+
+No compiler is imported here. What differs between CPU and GPU is behind `Device`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cnnc.ir.dim import evaluate
+from cnnc.ir.types import DType
+from cnnc.target import Port, Program, numpy_dtype
+from cnnc_tvm.plan import Plan, Step
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+Memory = Any
+"""A piece of a device's memory."""
+View = Any
+"""A piece of memory with a shape and an element type, as the device's functions take it."""
+
+
+class Device(Protocol):
+    """Where the functions of a plan run."""
+
+    def memory(self, size: int) -> Memory:
+        """That many bytes of memory, which live as long as the value does."""
+
+    def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> View:
+        """The memory as a tensor."""
+
+    def write(self, memory: Memory, array: Array) -> None:
+        """Copy a contiguous array into memory."""
+
+    def read(self, memory: Memory, array: Array) -> None:
+        """Fill a contiguous array from memory, when all steps before are done."""
+
+    def call(self, step: Step, args: list[View], dims: Mapping[str, int]) -> Callable[[], object]:
+        """The step as a function of nothing, to be called at each run."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What runs with the same symbolic dims have in common: memory, and the steps bound to it."""
+
+    dims: Mapping[str, int]
+    memory: Mapping[int, Memory]
+    """Of tensors, by position."""
+    calls: list[Callable[[], object]]
+
+
+class TvmProgram(Program):
+    """A network compiled to functions and a plan. `open` gives the device, at the first run."""
+
+    def __init__(
+        self, target: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...], plan: Plan,
+        weights: Mapping[str, Array], code: Mapping[str, bytes], text: Callable[[], str], open: Callable[[], Device],
+    ) -> None:  # fmt: skip
+        super().__init__(target, inputs, outputs)
+        self.plan, self.weights = plan, weights
+        self._code, self._text, self._open = code, text, open
+        self._frame: _Frame | None = None
+        self._lock = Lock()
+
+    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+        import numpy as np
+
+        with self._lock:  # the scratch memory is one
+            frame = self._frame_for(dims)
+            for name, array in inputs.items():
+                self._device.write(frame.memory[self.plan.inputs[name]], array)
+            for call in frame.calls:
+                call()
+            outputs = {}
+            for port in self.outputs:
+                shape = tuple(evaluate(dim, dims) for dim in port.type.shape)
+                outputs[port.name] = np.empty(shape, numpy_dtype(port.type.dtype))
+                self._device.read(frame.memory[self.plan.outputs[port.name]], outputs[port.name])
+            return outputs
+
+    def files(self) -> dict[str, bytes]:
+        from safetensors.numpy import save
+
+        return {"plan.json": self.plan.to_json(), "weights.safetensors": save(dict(self.weights)), **self._code}
+
+    def source(self) -> str:
+        """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program."""
+        return self._text()
+
+    @cached_property
+    def _device(self) -> Device:
+        return self._open()
+
+    @cached_property
+    def _weights(self) -> Mapping[str, Memory]:
+        """The weights on the device."""
+        memory = {}
+        for name, array in self.weights.items():
+            memory[name] = self._device.memory(array.nbytes)
+            self._device.write(memory[name], array)
+        return memory
+
+    def _frame_for(self, dims: Mapping[str, int]) -> _Frame:
+        """The frame of the last run if it had these dims, else a new one in its place: memory is held for one."""
+        if self._frame is None or self._frame.dims != dims:
+            self._frame = None
+            self._frame = self._new_frame(dict(dims))
+        return self._frame
+
+    def _new_frame(self, dims: Mapping[str, int]) -> _Frame:
+        slots = {slot: self._device.memory(size) for slot, size in self.plan.slot_sizes(dims).items()}
+        memory: dict[int, Memory] = {}
+        views: dict[int, View] = {}
+        used = {i for step in self.plan.steps for i in step.args}
+        used |= {*self.plan.inputs.values(), *self.plan.outputs.values()}
+        by_input: dict[str | int, Memory] = {}
+        for i in sorted(used):
+            tensor = self.plan.tensors[i]
+            shape = tuple(evaluate(dim, dims) for dim in tensor.type.shape)
+            if tensor.place == "weight":
+                memory[i] = self._weights[str(tensor.key)]
+            elif tensor.place == "slot":
+                memory[i] = slots[int(tensor.key)]
+            else:
+                size = evaluate(tensor.type.bytes, dims)
+                memory[i] = by_input.setdefault(tensor.key, self._device.memory(size))
+            views[i] = self._device.view(memory[i], shape, tensor.type.dtype)
+        calls = [self._device.call(step, [views[i] for i in step.args], dims) for step in self.plan.steps]
+        return _Frame(dims, memory, calls)

@@ -1,0 +1,101 @@
+"""Schedules for CPUs: the outer loops in parallel, the inner ones in an order that vectorises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import s_tir, tirx
+
+from cnnc_tvm.builder import Function
+
+
+def schedule(function: Function) -> Any:
+    """The function's body with its loops ordered for a CPU."""
+    sch = s_tir.Schedule(function.body)
+    reduction, result = prepare(sch)
+    if reduction is None:
+        _elements(sch, result, fuse=function.loops.kind == "points")
+    elif function.loops.kind == "lanes":
+        _lanes(sch, reduction, result, function.loops.lanes, function.loops.tile)
+    elif function.loops.kind == "windows":
+        _windows(sch, reduction, result)
+    else:
+        _sums(sch, reduction, result)
+    return sch.mod["main"]
+
+
+def prepare(sch: Any) -> tuple[Any, Any]:
+    """Inline all but the reduction, where there is one, and the result; both blocks. A reduction works in a local buffer."""
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    reduction = next((x for x in blocks if any(i.iter_type == tirx.IterVar.CommReduce for i in sch.get(x).iter_vars)), None)
+    result = blocks[-1]
+    for block in blocks[:-1]:
+        if block is not reduction:
+            sch.compute_inline(block)
+    if reduction is not None and result is reduction:
+        result = sch.cache_write(reduction, 0, "local")
+    elif reduction is not None:
+        sch.set_scope(reduction, 0, "local")
+    return reduction, result
+
+
+def _elements(sch: Any, result: Any, *, fuse: bool) -> None:
+    """The last axis (the last two of an image, if elements are read at their own place) is left to LLVM to vectorise."""
+    loops = sch.get_loops(result)
+    inner = 2 if fuse and len(loops) > 3 else 1
+    if fuse and inner == 2:
+        loops = [*loops[:-2], sch.fuse(*loops[-2:])]
+    if len(loops) > 1:
+        sch.parallel(sch.fuse(*loops[:-1]))
+    elif loops:
+        outer, _ = sch.split(loops[0], [None, 1024])
+        sch.parallel(outer)
+
+
+def _sums(sch: Any, reduction: Any, result: Any) -> None:
+    loops = sch.get_loops(result)
+    whole = sch.fuse(*loops)
+    sch.parallel(whole)
+    sch.compute_at(reduction, whole)
+    sch.decompose_reduction(reduction, _reduced_loops(sch, reduction)[0])
+
+
+def _windows(sch: Any, reduction: Any, result: Any) -> None:
+    """Row by row: for each place of the window, a vectorised sweep along the row."""
+    *outer, row, _ = sch.get_loops(result)
+    sch.parallel(sch.fuse(*outer))
+    sch.compute_at(reduction, row)
+    reduced = _reduced_loops(sch, reduction)
+    along = sch.get_loops(reduction)[2 : -len(reduced)]
+    sch.reorder(*reduced, *along)
+    sch.decompose_reduction(reduction, reduced[0])
+
+
+def _lanes(sch: Any, reduction: Any, result: Any, lanes: int, tile: int) -> None:
+    """A tile of places times a block of channels in registers, the whole reduction around it."""
+    n, channels, *places = sch.get_loops(result)
+    block, lane = sch.split(channels, [None, lanes])
+    if places:
+        row, column = places
+        tiles, place = sch.split(column, [None, tile])
+        sch.reorder(n, block, row, tiles, lane, place)
+        sch.parallel(sch.fuse(n, block, row))
+        sch.compute_at(reduction, tiles)
+    else:
+        sch.reorder(n, block, lane)
+        whole = sch.fuse(n, block)
+        sch.parallel(whole)
+        sch.compute_at(reduction, whole)
+    reduced = _reduced_loops(sch, reduction)
+    inner = sch.get_loops(reduction)[2 if places else 1 : -len(reduced)]
+    sch.reorder(*reduced, *inner)
+    sch.vectorize(inner[-1])
+    for loop in inner[:-1]:
+        sch.unroll(loop)
+    sch.decompose_reduction(reduction, reduced[0])
+
+
+def _reduced_loops(sch: Any, reduction: Any) -> list[Any]:
+    """The loops over what is reduced, which come last."""
+    count = sum(i.iter_type == tirx.IterVar.CommReduce for i in sch.get(reduction).iter_vars)
+    return list(sch.get_loops(reduction)[-count:])
