@@ -172,8 +172,7 @@ def _hmac(key: bytes, manifest: bytes) -> bytes:
 
 def _key(*, create: bool) -> bytes:
     """This user's signing key, b"" if there is none and `create` is not set; E0711 if others can read it."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    path = Path(base) / "cnnc" / "key"
+    path = _key_path()
     try:
         if create and not path.exists():
             _make_key(path)
@@ -184,6 +183,14 @@ def _key(*, create: bool) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise io_error("write" if create else "read", path, e) from e
+
+
+def _key_path() -> Path:
+    try:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError:
+        raise error("E0901", "you have no home directory for a signing key", help="set XDG_CONFIG_HOME") from None
+    return Path(base) / "cnnc" / "key"
 
 
 def _make_key(path: Path) -> None:

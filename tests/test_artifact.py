@@ -204,6 +204,17 @@ def test_the_key_of_the_home_directory(tmp_path, monkeypatch):
     assert (tmp_path / ".config" / "cnnc" / "key").exists()
 
 
+def test_a_user_without_a_home(tmp_path, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError
+
+    path = saved(tmp_path / "p.cnnc", "native")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    refused(load(path), "E0901", "no home directory")
+    assert cnnc.load_program(path, trust=True).files() == FILES
+
+
 def test_two_processes_agree_on_the_key(tmp_path, monkeypatch):
     """The second to make a key finds that of the first in its place."""
     path = tmp_path / "config" / "cnnc" / "key"

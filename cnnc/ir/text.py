@@ -117,11 +117,14 @@ def _node(line: str, assembly: Assembly, origin: Origin) -> None:
     if match is None:
         raise ValueError("expected `%name = op(...)(%operand, ...) : type` or `return name = %value`")
     operands = [_unquoted(x["name"]) for x in _items(_OPERAND, match["operands"], "operands")]
-    named = {
-        x["role"]: Named(_unquoted(x["name"]), *((Init.parse(x["init"]), x["use"] == "trained") if x["init"] else ()))
-        for x in _items(_PARAM, match["params"] or "", "parameters")
-    }
+    named = {x["role"]: _named(x) for x in _items(_PARAM, match["params"] or "", "parameters")}
     assembly.node(_unquoted(match["name"]), _op(match["op"]), operands, named, match["type"], origin)
+
+
+def _named(match: re.Match[str]) -> Named:
+    if not match["init"]:
+        return Named(_unquoted(match["name"]))
+    return Named(_unquoted(match["name"]), Init.parse(match["init"]), match["use"] == "trained")
 
 
 def _outputs(line: str, assembly: Assembly) -> dict[str, str]:

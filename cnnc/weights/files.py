@@ -48,7 +48,8 @@ class Stored:
 
     @staticmethod
     def of(array: Array) -> Stored:
-        return Stored(array.shape, _SHORT.get(array.dtype.name, array.dtype.name), lambda: array)
+        kind = str(array.dtype.name)
+        return Stored(array.shape, _SHORT.get(kind, kind), lambda: array)
 
     def __str__(self) -> str:
         return f"{self.kind}{list(self.shape)}"
