@@ -67,8 +67,6 @@ class Assembly:
         self._params: dict[str, Param] = {}
 
     def input(self, name: str, type: str, doc: str, origin: Origin | None = None) -> None:
-        if any(len(dim) > 100 or dim.count("(") > 3 for dim in type.split(",")):
-            raise ValueError(f"a dimension of input `{name}` is too long")  # products of sums can be huge when expanded
         self._define(name, Input(name, TensorType.parse(type), doc, origin))
 
     def node(
