@@ -114,7 +114,7 @@ class Program(ABC):
         """The generated source a person can read; '' where there is none."""
         return ""
 
-    def __call__(self, **arrays: object) -> dict[str, Array]:
+    def __call__(self, /, **arrays: object) -> dict[str, Array]:
         inputs, dims = self._checked(arrays)
         return self.run(inputs, dims)
 
@@ -207,6 +207,8 @@ class Target(ABC):
     """One line: what comes out."""
     options: ClassVar[Mapping[str, str]] = {}
     """The options `compile` takes, each with a line of documentation."""
+    passes: ClassVar[bool] = True
+    """Whether graphs are optimised before this target gets them; not so where the result is to be trained further."""
     native: ClassVar[bool] = False
     """Whether artifacts hold native code, which is loaded only from a trusted artifact."""
 

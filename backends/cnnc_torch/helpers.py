@@ -82,9 +82,9 @@ class LocalConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(F.pad(x, self.pads), self.kernel_size, stride=self.stride)  # [N, C*kh*kw, rows*columns]
-        y = torch.einsum("nkp,opk->nop", patches, self.weight.flatten(3).flatten(1, 2))
+        y = torch.einsum("nkp,opk->nop", patches.float(), self.weight.float().flatten(3).flatten(1, 2))
         y = y.view(-1, *self.weight.shape[:3])
-        return y if self.bias is None else y + self.bias
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
 
 
 class Rbf(nn.Module):
@@ -95,7 +95,7 @@ class Rbf(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x[:, None] - self.weight).square().sum(2)
+        return (x.float()[:, None] - self.weight).square().sum(2).to(x.dtype)
 
 
 class Scale(nn.Module):
@@ -108,8 +108,8 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 2))
-        y = x * self.weight.view(shape)
-        return y if self.bias is None else y + self.bias.view(shape)
+        y = x.float() * self.weight.view(shape)
+        return (y if self.bias is None else y + self.bias.view(shape)).to(x.dtype)
 
 
 class Normalize(nn.Module):
@@ -149,8 +149,8 @@ def step(x: Tensor) -> Tensor:
 def lrn_within(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """Local response normalisation over a size x size window of the same channel; outside counts as zero."""
     pads = [size // 2, (size - 1) // 2]
-    mean = F.avg_pool2d(F.pad(x * x, pads + pads), size, stride=1)
-    return x / (k + alpha * mean) ** beta
+    mean = F.avg_pool2d(F.pad(x.float().square(), pads + pads), size, stride=1)
+    return (x / (k + alpha * mean) ** beta).to(x.dtype)
 
 
 def trim(y: Tensor, x: Tensor, pads: Sequence[int], stride: Sequence[int]) -> Tensor:
@@ -175,8 +175,8 @@ def max_pool(
 def sum_pool(
     x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool, value: float = 0.0
 ) -> Tensor:
-    """Sums of windows, with its own padding on each side: `pads` are left, right, top, bottom."""
-    padded = F.pad(x, pads, value=value)
+    """Sums of windows in float32, with its own padding on each side: `pads` are left, right, top, bottom."""
+    padded = F.pad(x.float(), pads, value=value)
     return trim(F.avg_pool2d(padded, kernel, stride, 0, ceil, divisor_override=1), x, pads, stride)
 
 
@@ -186,13 +186,13 @@ def avg_pool(
     """Average pooling with its own padding on each side: `pads` are left, right, top, bottom."""
     ones = torch.ones_like(x[:1, :1])
     count = sum_pool(ones, kernel, stride, pads, ceil, value=float(count_include_pad))
-    return sum_pool(x, kernel, stride, pads, ceil) / count
+    return (sum_pool(x, kernel, stride, pads, ceil) / count).to(x.dtype)
 
 
 def l2_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: list[int], ceil: bool) -> Tensor:
     """The root of the sum of squares of each window, whose gradient is 0 where it is 0."""
-    squares = sum_pool(x * x, kernel, stride, pads, ceil)
-    return torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+    squares = sum_pool(x.float().square(), kernel, stride, pads, ceil)
+    return (torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)).to(x.dtype)
 
 
 def unpool(x: Tensor, source: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:

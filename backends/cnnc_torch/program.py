@@ -97,7 +97,7 @@ def array(x: Tensor) -> Array:
 
 
 def _define(source: str, name: str) -> type[nn.Module]:
-    """The class `name` of a generated source. Tracebacks and `inspect.getsource` show the source."""
+    """The class `name` of a generated source. Tracebacks show the source."""
     file = f"<cnnc torch {next(_NUMBER)}>"
     module = ModuleType(f"cnnc_torch.generated.{name}")
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)

@@ -167,7 +167,7 @@ def _lrn(node: Node) -> Written:
     if op.within:
         sizes = ", ".join(map(text, (op.size, op.alpha, op.beta, op.k)))
         return Written(expr=f"lrn_within({{0}}, {sizes})")
-    return either(
+    written = either(
         "nn.LocalResponseNorm",
         "F.local_response_norm",
         size=op.size,
@@ -175,6 +175,10 @@ def _lrn(node: Node) -> Written:
         beta=Optional(op.beta, 0.75),
         k=Optional(op.k, 1.0),
     )
+    if node.type.dtype == DType.F32:
+        return written
+    assert written.expr is not None  # torch has no kernel for f16 and bf16 on the CPU
+    return Written(expr=f"{written.expr.replace('{0}', '{0}.float()')}.to({text(node.type.dtype)})")
 
 
 @rules(ops.Concat)
