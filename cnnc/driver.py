@@ -15,6 +15,9 @@ from cnnc.frontend.project import Module, Project
 from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType
+from cnnc.passes import Network
+from cnnc.passes import choose as choose_passes
+from cnnc.passes import optimise as run_passes
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Program
@@ -119,11 +122,13 @@ def unique(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def compile(
-    graph: Graph, target: str = "numpy", weights: Mapping[str, Array] | str | Path | int = 0, **options: str
-) -> Program:
+    graph: Graph, target: str = "numpy", weights: Mapping[str, Array] | str | Path | int = 0, *, optimise: int = 2,
+    passes: str = "", **options: str,
+) -> Program:  # fmt: skip
     """The program of a graph for a target.
 
     `weights` are arrays by parameter name, a `.safetensors`, `.npz` or `.pth` file, or a seed for the initialisers.
+    `optimise` is the level, 0 to 2, and `passes` changes to its passes ("-fold_batch_norm"); see `cnnc.passes`.
     `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for ops the
     target lacks, E0602 for a target that is not installed, E0902 for an option it does not have.
     """
@@ -143,6 +148,9 @@ def compile(
         arrays = weight_files.load(weights, graph)
     else:
         arrays = weight_files.check(weights, graph, "the weights given")
+    if chosen.passes:
+        network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
+        graph, arrays = network.graph, network.weights
     return chosen.compile(graph, arrays, **options)
 
 

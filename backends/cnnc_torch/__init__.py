@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class TorchTarget(Target):
     name = "torch"
     doc = "a readable, trainable nn.Module as a .py file, and its weights"
+    passes = False  # the module is to be trained: dropout and batch norm stay
 
     def status(self) -> Status:
         try:

@@ -1,0 +1,160 @@
+"""The engine of the optimiser.
+
+A *rule* takes a node whose operands have been rewritten and returns what replaces it, or None to keep it; Python's
+`match` is the pattern language. A rule that sees its pattern and must not apply raises `Refusal` with the reason. A
+*pass* sweeps a graph once with its rules, operands before users, so the cost is linear. Every pass preserves the value
+of the graph; the verifier runs after each one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+from cnnc.ir.graph import Graph, Node, Param, Value, keep
+from cnnc.ir.types import TensorType
+from cnnc.ir.verify import verify
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+
+Rule: TypeAlias = "Callable[[Node, Sweep], Value | None]"
+
+
+class Refusal(Exception):  # noqa: N818
+    """A rule found its pattern and must not apply. The message completes "not applied: ..."."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A graph with the arrays of its parameters."""
+
+    graph: Graph
+    weights: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a pass did with a node, or why it did nothing."""
+
+    passed: str
+    node: Node
+    applied: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named sweep. `rules` are tried in order until none replaces the node.
+
+    `doc` is the docstring of its module, which has its mathematics. An `exact` pass keeps every bit of the results, the
+    others keep them within the derived bound.
+    """
+
+    name: str
+    doc: str
+    rules: tuple[Rule, ...]
+    exact: bool
+
+    @property
+    def title(self) -> str:
+        """The first line of its documentation."""
+        return self.doc.partition("\n")[0].rstrip(".")
+
+    def run(self, network: Network, notes: list[Note] | None = None) -> Network:
+        """The rewritten network; notes on what was done and refused are appended to `notes`."""
+        sweep = Sweep(network, self, [] if notes is None else notes)
+        graph = network.graph.rebuild(sweep.rewrite)
+        weights = {name: sweep.weights[name] for name in graph.params}
+        return Network(graph, MappingProxyType(weights))
+
+
+class Sweep:
+    """One run of a pass: what rules may ask of the graph, and the arrays they read and make."""
+
+    def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
+        self.graph, self.owner, self.notes = network.graph, owner, notes
+        self.weights: dict[str, Array] = dict(network.weights)
+        self._uses: dict[Value, int] = {value: len(users) for value, users in self.graph.users.items()}
+        for value in self.graph.outputs.values():
+            self._uses[value] = self._uses.get(value, 0) + 1
+        self._param_uses: dict[Param, int] = {}
+        for node in self.graph.nodes:
+            for param in node.params.values():
+                self._param_uses[param] = self._param_uses.get(param, 0) + 1
+        self.memo: dict[object, Value] = {}
+
+    def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> Value:
+        """What becomes of a node on rewritten operands: the rules' replacement, itself rewritten until none applies."""
+        value: Value = keep(node, inputs)
+        uses = self._uses[node]
+        while isinstance(value, Node):
+            replacement = self._apply(value, node)
+            if replacement is None:
+                break
+            value = replacement
+        self._uses[value] = uses if value not in self._uses or value is node else self._uses[value] + uses - 1
+        return value
+
+    def _apply(self, value: Node, written: Node) -> Value | None:
+        for rule in self.owner.rules:
+            try:
+                replacement = rule(value, self)
+            except Refusal as e:
+                self.notes.append(Note(self.owner.name, written, applied=False, reason=str(e)))
+                continue
+            if replacement is not None:
+                self.notes.append(Note(self.owner.name, written, applied=True))
+                return replacement
+        return None
+
+    def used_once(self, value: Value) -> bool:
+        """Whether one node and no output reads the value."""
+        return self._uses.get(value, 1) == 1
+
+    def owned(self, param: Param) -> bool:
+        """Whether one node alone uses the parameter: a shared one must not be changed for the others."""
+        return self._param_uses.get(param, 1) == 1
+
+    def array(self, node: Node, role: str) -> Array:
+        """The array of a parameter of a node, in float64: what is computed at compile time is rounded once."""
+        import numpy as np
+
+        return np.asarray(self.weights[node.params[role].name], np.float64)
+
+    def param(self, name: str, value: Array, like: Param) -> Param:
+        """A new parameter with this value, rounded to the element type of `like`."""
+        array = value.astype(self.weights[like.name].dtype)
+        self.weights[name] = array
+        return Param(name, TensorType(array.shape, like.type.dtype), like.init, like.trainable)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order."""
+
+    passes: tuple[Pass, ...] = ()
+
+    def run(self, network: Network, after: Callable[[Pass, Network], None] | None = None) -> Optimised:
+        """Run the passes, verifying after each one; `after` sees each result."""
+        notes: list[Note] = []
+        for each in self.passes:
+            network = each.run(network, notes)
+            verify(network.graph)
+            if after is not None:
+                after(each, network)
+        return Optimised(network, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """The result of a pipeline, and the notes of its passes."""
+
+    network: Network
+    notes: tuple[Note, ...] = field(default=())

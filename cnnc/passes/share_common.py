@@ -1,0 +1,20 @@
+"""Compute equal nodes once (common subexpressions).
+
+Two nodes are equal when their ops, operands and parameters are the same; the later one is replaced by the earlier. The
+same computation gives the same bits.
+"""
+
+from __future__ import annotations
+
+from cnnc.ir.graph import Node, Value
+from cnnc.passes.engine import Pass, Sweep
+
+
+def common(node: Node, sweep: Sweep) -> Value | None:
+    """The earlier node that computes the same."""
+    key = (node.op, node.inputs, tuple(node.params.values()))
+    earlier = sweep.memo.setdefault(key, node)
+    return None if earlier is node else earlier
+
+
+SHARE_COMMON = Pass("share_common", __doc__, (common,), exact=True)

@@ -1,0 +1,182 @@
+"""Passes: each preserves the value of a graph, does what its page says, and says why where it does not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnnc
+from cnnc import ops
+from cnnc.ir.graph import Graph, Input, Node
+from cnnc.ir.types import DType, TensorType
+from cnnc.passes import PASSES, Network, Pass, Pipeline
+from cnnc_numpy.evaluator import evaluate
+from numerics import random_inputs, random_weights
+
+FOLDING_TOLERANCE = 2e-6
+"""Weights that are scaled are rounded once more, by 2^-24 each; the graphs here sum at most some hundred of them."""
+
+
+def model(body: str, size: str = "4, 8, 8", head: str = "") -> Graph:
+    return cnnc.load(f"{head}\nmodel M {{ input x: f32[2, {size}] output y {body} }}", "M")
+
+
+def run(graph: Graph, *names: str) -> tuple[Network, dict[str, str]]:
+    """The network after these passes, and the reasons they gave for what they left, by node."""
+    passes = tuple(PASSES[name] for name in names)
+    result = Pipeline(passes).run(Network(graph, random_weights(graph)))
+    return result.network, {note.node.name: note.reason for note in result.notes if not note.applied}
+
+
+def names_of(graph: Graph) -> list[str]:
+    return [node.op.name for node in graph.nodes]
+
+
+def deviation(before: Graph, after: Network, dtype: Any = np.float64) -> float:
+    """The largest difference of the outputs in float64, relative to their size; in their own type for None."""
+    weights, inputs = random_weights(before), random_inputs(before)
+    expected, got = evaluate(before, weights, inputs, dtype), evaluate(after.graph, after.weights, inputs, dtype)
+    assert expected.keys() == got.keys()
+    assert all(np.unique(x).size > 1 for x in expected.values())
+    return max(float(np.abs(got[k] - x).max() / np.abs(x).max()) for k, x in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        ("dropout(0.5)", False), ("cast(f32)", False), ("cast(f16)", True), ("reshape(4, 8, 8)", False),
+        ("reshape(8, 4, 8)", True), ("slice(0, 4)", False), ("slice(1, 4)", True), ("pad(0)", False), ("pad(1)", True),
+        ("transpose(0, 1, 2, 3)", False), ("transpose(0, 1, 3, 2)", True), ("upsample(1)", False),
+        ("upsample(2)", True), ('upsample(1, mode="bilinear")', True), ("pixel_shuffle(1)", False),
+        ("shuffle(1)", False), ("shuffle(4)", False), ("shuffle(2)", True), ("add { id }", False),
+        ("add { id | id }", True), ("concat { id }", False), ("maxpool(1)", False), ("avgpool(1)", False),
+        ("maxpool(1, s=2)", True), ("maxpool(3, s=1, pad=1)", True), ("crop(0) { id | id }", False),
+        ("resize { id | id }", False), ("relu", True),
+    ],
+)  # fmt: skip
+def test_remove_identity(step: str, kept: bool) -> None:
+    before = model(f"y = x -> tanh -> {step} -> exp")
+    after, _ = run(before, "remove_identity")
+    assert (len(after.graph.nodes) == len(before.nodes)) == kept
+    assert deviation(before, after, None) == 0
+
+
+def test_remove_identity_can_leave_nothing() -> None:
+    before = model("y = x -> dropout(0.5) -> flatten(axis=3)")
+    after, _ = run(before, "remove_identity")
+    assert after.graph.outputs["y"] is after.graph.inputs[0]
+    assert deviation(before, after) == 0
+
+
+def test_share_common() -> None:
+    before = model("y = add { x -> relu -> tanh | x -> relu -> exp | x -> relu -> tanh }")
+    after, _ = run(before, "share_common")
+    assert names_of(after.graph) == ["relu", "tanh", "exp", "add"]
+    assert deviation(before, after) == 0
+
+
+def test_share_common_tells_weights_apart() -> None:
+    apart = model("y = add { conv(4, 1) | conv(4, 1) }".replace("y =", "y = x ->"))
+    after, _ = run(apart, "share_common")
+    assert names_of(after.graph).count("conv") == 2
+    shared = model("shared c = conv(4, 1)  y = add { x -> c | x -> c }")
+    after, _ = run(shared, "share_common")
+    assert names_of(after.graph).count("conv") == 1
+    assert deviation(shared, after) == 0
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "conv(6, 3, pad=1, bias=false)", "conv(6, 3)", "conv(8, 3, groups=2, s=2)", "depthwise(3)", "deconv(6, 3, s=2)",
+        "deconv(6, 2, s=2, groups=2, bias=false)", "flatten -> linear(5)", "flatten -> linear(5, bias=false)",
+    ],
+)  # fmt: skip
+def test_fold_batch_norm_into_layer(layer: str) -> None:
+    before = model(f"y = x -> {layer} -> bn(eps=1e-3) -> relu")
+    after, reasons = run(before, "fold_batch_norm")
+    assert "bn" not in names_of(after.graph)
+    assert "scale" not in names_of(after.graph)
+    assert not reasons
+    assert 0 < deviation(before, after) < FOLDING_TOLERANCE
+
+
+def test_fold_batch_norm_twice() -> None:
+    before = model("y = x -> conv(6, 3) -> bn -> bn -> relu")
+    after, _ = run(before, "fold_batch_norm")
+    assert names_of(after.graph) == ["conv", "relu"]
+    assert deviation(before, after) < FOLDING_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("body", "head", "node", "reason"),
+    [
+        ("z = x -> c: conv(4, 3)  y = add { z -> n: bn | z }", "", "n", "the result of `c` is read elsewhere too"),
+        ("shared c = conv(4, 3, pad=1)  y = x -> c -> n: bn -> c", "", "n", "the weights of `0` are shared"),
+    ],
+)
+def test_fold_batch_norm_refuses(body: str, head: str, node: str, reason: str) -> None:
+    before = model(body, head=head)
+    after, reasons = run(before, "fold_batch_norm")
+    assert reasons == {node: reason}
+    assert "scale" in names_of(after.graph)
+    assert deviation(before, after) < FOLDING_TOLERANCE
+
+
+def test_a_layer_that_is_an_output_is_not_changed() -> None:
+    before = cnnc.load("model M { input x: f32[2, 4, 8, 8] output y, z z = x -> conv(4, 3) y = z -> bn }")
+    after, reasons = run(before, "fold_batch_norm")
+    assert list(reasons.values()) == ["the result of `0` is read elsewhere too"]
+    assert deviation(before, after) < FOLDING_TOLERANCE
+
+
+def test_low_precision_is_left_alone() -> None:
+    before = cnnc.load("model M { input x: f16[2, 4, 8, 8] output y y = x -> conv(4, 3) -> bn }")
+    after, reasons = run(before, "fold_batch_norm")
+    assert names_of(after.graph) == ["conv", "bn"]
+    assert "f16" in next(iter(reasons.values()))
+
+
+def test_all_passes_on_a_residual_network() -> None:
+    branch = "conv(in.c, 3, pad=1, bias=false) -> bn -> relu -> dropout(0.2) -> conv(in.c, 3, pad=1) -> bn"
+    head = f"def block = add {{ {branch} | id }}"
+    before = model("y = x -> conv(8, 3) -> bn -> relu -> block * 3 -> gap -> flatten -> linear(5)", head=head)
+    after, _ = run(before, *PASSES)
+    assert names_of(after.graph).count("conv") == 7
+    assert not {"bn", "dropout"} & set(names_of(after.graph))
+    assert deviation(before, after) < FOLDING_TOLERANCE
+
+
+def test_the_verifier_sees_a_pass_that_breaks_a_graph() -> None:
+    def rename(node: Node, sweep: Any) -> Node | None:
+        return None if node.name == "same" else Node(node.op, node.inputs, node.params, "same", node.origin)
+
+    graph = model("y = x -> relu -> tanh")
+    with pytest.raises(cnnc.CnncError, match="E0999"):
+        Pipeline((Pass("rename", "", (rename,), exact=True),)).run(Network(graph, {}))
+
+
+def test_passes_are_linear() -> None:
+    """The rules are asked once a node, whatever the length of the chain."""
+    counts = []
+    for length in (50, 500):
+        x = Input("x", TensorType((1, 2, 4, 4), DType.F32))
+        value: Any = x
+        for i in range(length):
+            value = Node.make(ops.Relu() if i % 2 else ops.Dropout(), value, name=str(i))
+        asked = 0
+
+        def counted(rule: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                return rule(*args)
+
+            return call
+
+        passes = tuple(replace(p, rules=tuple(map(counted, p.rules))) for p in PASSES.values())
+        Pipeline(passes).run(Network(Graph("Chain", (x,), {"y": value}), {}))
+        counts.append(asked)
+    assert counts[1] <= 10 * counts[0] + 10
