@@ -217,6 +217,14 @@ def test_a_kernel_onnx_runtime_lacks() -> None:
         program(**random_inputs(graph, N=1))
 
 
+def test_inputs_too_small_for_a_kernel() -> None:
+    """ONNX Runtime has fused the convolution with its relu, and names the relu's output."""
+    graph = net()
+    program, _ = compiled(graph)
+    with pytest.raises(CnncError, match=r"E0672(?s:.*)`image` \[1, 3, 2, 9\](?s:.*)written at net.cnn:2:37"):
+        program(**random_inputs(graph, N=1, H=1, W=9))
+
+
 def test_weights_beyond_two_gigabytes() -> None:
     graph = single(ops.Linear(2**15), TensorType((N, 2**15)))
     with pytest.raises(CnncError, match=r"E0510.*4,295,098,368 bytes"):

@@ -67,7 +67,10 @@ class OnnxProgram(Program):
             shape = tuple(evaluate(dim, dims) for dim in port.type.shape)
             y = results[port.name] = np.empty(shape, numpy_dtype(port.type.dtype))
             binding.bind_output(port.name, "cpu", 0, ELEMENT[port.type.dtype], y.shape, y.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except RuntimeError as e:
+            raise self._stopped(str(e), inputs) from e
         return results
 
     def files(self) -> dict[str, bytes]:
@@ -98,13 +101,28 @@ class OnnxProgram(Program):
         """E0671 of "Could not find an implementation for Conv(22) node with name 'layer1.0.conv1'"."""
         found = re.search(r"implementation for (\w+)\(\d+\) node with name '(.*)'", message)
         kind, name = found.groups() if found else ("an op", "")
-        node = next((x for x in self._skeleton.graph.node if x.name == name), None)
         return error(
             "E0671",
             f"ONNX Runtime has no kernel for `{kind}` of node `{name}`, opset {self._skeleton.opset_import[0].version}",
             help="leave the option `opset` out, or save the model for a runtime that has the kernel",
-            notes=[f"written at {node.doc_string}"] if node and node.doc_string else [],
+            notes=self._place(name),
         )
+
+    def _stopped(self, message: str, inputs: dict[str, Array]) -> CnncError:
+        """E0672 of "... running Conv node. Name:'logits_nchwc' ...": optimised nodes are named as their outputs."""
+        found = re.search(r"Name:'(.*?)(?:_nchwc)?'", message)
+        name = found[1] if found else ""
+        shapes = ", ".join(f"`{port.name}` {list(inputs[port.name].shape)}" for port in self.inputs)
+        help = "the inputs may be too small for a kernel in the network"
+        return error(
+            "E0672", f"ONNX Runtime stopped at node `{name}`; inputs: {shapes}", help=help, notes=self._place(name)
+        )
+
+    def _place(self, name: str) -> list[str]:
+        """A note of where a node, known by its name or an output's, was written, if that is known."""
+        nodes = [x for x in self._skeleton.graph.node if name in (x.name, *x.output)]
+        places = [x.doc_string for x in nodes[:1] if x.doc_string]
+        return [f"written at {place}" for place in places]
 
 
 _PLAIN = {
