@@ -88,6 +88,41 @@ def test_share_common_tells_weights_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("x -> transpose(0, 2, 3, 1) -> transpose(0, 2, 1, 3)", ["transpose"]),
+        ("x -> transpose(0, 2, 3, 1) -> transpose(0, 3, 1, 2)", []),
+        ("x -> reshape(8, 4, 8) -> reshape(2, -1)", ["reshape"]),
+        ("x -> flatten -> reshape(2, 2, 64)", ["reshape"]),
+        ("x -> reshape(8, 32) -> flatten", ["flatten"]),
+        ("x -> flatten(axis=2) -> flatten", ["flatten"]), ("x -> flatten(axis=0) -> slice(0, 9, axis=0)", ["flatten", "slice"]),
+        ("x -> pad([1, 0, 2, 3]) -> conv(3, 3, pad=1)", ["conv"]),
+        ("x -> pad(1, value=1) -> conv(3, 3, pad=1)", ["pad", "conv"]),
+        ("x -> pad(1) -> conv(3, 3, s=2, pad=same_upper)", ["pad", "conv"]),
+        ("concat { concat { x | x -> tanh } | x -> exp }", ["tanh", "exp", "concat"]),
+        ("x -> c: concat { id | tanh } -> concat { c | exp }", ["tanh", "concat", "exp", "concat"]),
+        ("concat { concat(axis=2) { x | x } | concat(axis=2) { x | x } }", ["concat", "concat", "concat"]),
+        ("x -> concat { slice(0, 1) | slice(1, 4) }", []),
+        ("x -> concat { slice(1, 4) | slice(0, 1) }", ["slice", "slice", "concat"]),
+        ("x -> concat { slice(0, 1) | slice(1, 3) }", ["slice", "slice", "concat"]),
+        ("concat { x | x -> tanh } -> slice(4, 8)", ["tanh"]),
+        ("concat { x | x -> tanh } -> slice(3, 8)", ["tanh", "concat", "slice"]),
+        ("concat { x | x -> tanh } -> slice(4, 8, axis=2)", ["tanh", "concat", "slice"]),
+        ("x -> relu -> relu", ["relu"]), ("x -> sigmoid -> relu", ["sigmoid"]), ("x -> clip(0, 1) -> relu", ["clip"]),
+        ("x -> clip(-1, 1) -> relu", ["clip", "relu"]), ("x -> tanh -> relu", ["tanh", "relu"]),
+        ("x -> clip(-1, 1) -> clip(-0.5, 2)", ["clip"]), ("x -> clip(-2, -1) -> clip(-0.5, 2)", ["clip"]),
+    ],
+)  # fmt: skip
+def test_canonical(body: str, left: list[str]) -> None:
+    before = model(f"y = {body}")
+    after, _ = run(before, "canonical", "remove_identity")
+    assert names_of(after.graph) == left
+    weights, inputs = random_weights(before), random_inputs(before)
+    expected = evaluate(before, weights, inputs, None)["y"]
+    np.testing.assert_array_equal(evaluate(after.graph, after.weights, inputs, None)["y"], expected)
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         "conv(6, 3, pad=1, bias=false)", "conv(6, 3)", "conv(8, 3, groups=2, s=2)", "depthwise(3)", "deconv(6, 3, s=2)",
@@ -179,4 +214,4 @@ def test_passes_are_linear() -> None:
         passes = tuple(replace(p, rules=tuple(map(counted, p.rules))) for p in PASSES.values())
         Pipeline(passes).run(Network(Graph("Chain", (x,), {"y": value}), {}))
         counts.append(asked)
-    assert counts[1] <= 10 * counts[0] + 10
+    assert counts[1] <= 11 * counts[0]

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from cnnc.diagnostics import error
+from cnnc.passes.canonical import CANONICAL
 from cnnc.passes.engine import Network, Note, Optimised, Pass, Pipeline, Refusal, Rule, Sweep
 from cnnc.passes.fold_batch_norm import FOLD_BATCH_NORM
 from cnnc.passes.remove_identity import REMOVE_IDENTITY
 from cnnc.passes.share_common import SHARE_COMMON
 
 PASSES: Mapping[str, Pass] = MappingProxyType(
-    {each.name: each for each in (REMOVE_IDENTITY, SHARE_COMMON, FOLD_BATCH_NORM)}
+    {each.name: each for each in (REMOVE_IDENTITY, CANONICAL, SHARE_COMMON, FOLD_BATCH_NORM)}
 )
 """Every pass, in the order in which they run."""
 
