@@ -112,7 +112,8 @@ def test_tracebacks_show_the_source() -> None:
 
 
 HOSTILE = [
-    "half", "type", "keys", "forward", "self", "torch", "class", "crop", "__import__", "x y", "é", 'a"b', "{0}", "\\", "0",
+    "half", "type", "keys", "forward", "self", "torch", "class", "crop", "__import__", "x y", "é", 'a"b', "{0}",
+    "\\", "0",
 ]  # fmt: skip
 
 

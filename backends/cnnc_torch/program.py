@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cnnc import weights
 from cnnc.files import replacing
@@ -41,12 +42,16 @@ class TorchProgram(Program):
         self.graph, self.weights = graph, weights
         self._source, name = network_source(graph)
         self._class = _define(self._source, name)
-        self._module = self.module().eval()
+        self._module = self._loaded({name: tensor(x) for name, x in weights.items()}).eval()
 
     def module(self) -> nn.Module:
         """A new module with a copy of the weights, in training mode. Its `state_dict` has cnnc's names."""
-        module = self._class()
-        module.load_state_dict({name: tensor(x).clone() for name, x in self.weights.items()}, assign=True)
+        return self._loaded({name: tensor(x).clone() for name, x in self.weights.items()})
+
+    def _loaded(self, state: dict[str, Tensor]) -> nn.Module:
+        with _Uninitialised():
+            module = self._class()
+        module.load_state_dict(state, assign=True)
         return module
 
     def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
@@ -81,8 +86,20 @@ class TorchProgram(Program):
             new.write_text(self._source, encoding="utf-8")
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Modules made inside get no random values, which take long and which the weights replace at once."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 def tensor(x: Array) -> Tensor:
-    """The array as a tensor on the same memory; torch does not know NumPy's bfloat16."""
+    """The array as a tensor, on the same memory if that can be written; torch does not know NumPy's bfloat16."""
+    x = x if x.flags.writeable else x.copy()
     if x.dtype == numpy_dtype(DType.BF16):
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(x)
