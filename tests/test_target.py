@@ -1,0 +1,58 @@
+"""Targets of other packages, as the command line meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cnnc.ir.graph import Graph
+from cnnc.target import Program, Status, Target, ports
+from conftest import Cli
+
+if TYPE_CHECKING:
+    from cnnc.target import Array, Weights
+
+
+class Silent(Program):
+    """Generates no source."""
+
+    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+        return {}
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+
+class SilentTarget(Target):
+    name, doc = "silent", "nothing"
+
+    def status(self) -> Status:
+        return Status(True, "")
+
+    def compile(self, graph: Graph, weights: Weights, **options: str) -> Silent:
+        return Silent(self.name, *ports(graph))
+
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Silent:
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = EntryPoint("silent", f"{__name__}:SilentTarget", "cnnc.targets")
+    monkeypatch.setattr("cnnc.target.entry_points", lambda group: [entry])
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_target_without_source_prints_none(cli: Cli) -> None:
+    result = cli("compile", "lenet5", "--target", "silent", "--print-source")
+    assert result.exit_code == 7
+    assert "error[E0605]: target `silent` generates no source to print" in result.stderr
+
+
+def test_a_target_without_source_writes_programs(cli: Cli) -> None:
+    assert cli("compile", "lenet5", "--target", "silent", "-o", "net.cnnp").exit_code == 0
+    assert Path("net.cnnp").is_file()
