@@ -3,8 +3,9 @@
 An input takes a picture if it is [N, C, H, W] with one channel (grey) or three. Its doc comment may say what values it
 expects; without a word, RGB (or grey) values from 0 to 1:
 
-    ## Values 0..255, BGR.                  a range, and the order of the channels
-    ## Values 0..1, mean 0, variance 1.     moved and scaled by the picture's own mean and deviation
+    ## BGR, 0..255.                         the order of the channels, and a range
+    ## 0..1, minus mean [0.485, 0.456, 0.406], divided by deviation [0.229, 0.224, 0.225].     one number a channel
+    ## 0..1, mean 0, variance 1.            moved and scaled by the picture's own mean and deviation
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Values:
     low: float = 0.0
     high: float = 1.0
     bgr: bool = False
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
     mean_0: bool = False
     variance_1: bool = False
 
@@ -49,6 +52,8 @@ class Values:
             low,
             high,
             bgr=re.search(r"\bBGR\b", doc) is not None,
+            mean=_list("mean", doc),
+            deviation=_list("deviation", doc),
             mean_0=re.search(r"\bmean\s+0(?!\.?\d)", doc) is not None,
             variance_1=re.search(r"\b(variance|deviation)\s+1(?!\.?\d)", doc) is not None,
         )
@@ -104,7 +109,7 @@ def _decode(path: Path) -> Image:
 
 
 def _array(image: Image, port: Port) -> Array:
-    """[C, H, W] in float32 with the values that the port's doc asks for."""
+    """[C, H, W] in float32 with the values that the port's doc asks for; CnncError E0320 where that does not fit."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -117,7 +122,19 @@ def _array(image: Image, port: Port) -> Array:
     pixels = pixels[::-1] if values.bgr else pixels
     pixels = values.low + pixels / np.float32(255) * np.float32(values.high - values.low)
     pixels = pixels - pixels.mean() if values.mean_0 else pixels
-    return pixels / max(float(pixels.std()), 1e-6) if values.variance_1 else pixels
+    pixels = pixels / max(float(pixels.std()), 1e-6) if values.variance_1 else pixels
+    for numbers in (values.mean, values.deviation):
+        if len(numbers) not in (0, 1, len(pixels)):
+            listed = ", ".join(f"{number:g}" for number in numbers)
+            raise error("E0320", f"the doc comment of input `{port.name}` lists [{listed}], but it is {port.type}")
+    pixels = pixels - np.array(values.mean or 0, np.float32).reshape(-1, 1, 1)
+    return pixels / np.array(values.deviation or 1, np.float32).reshape(-1, 1, 1)
+
+
+def _list(name: str, doc: str) -> tuple[float, ...]:
+    """The numbers of `name [1, 2, 3]` in a doc comment; none where it has no such list."""
+    found = re.search(rf"\b{name}\s*\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*\]", doc)
+    return tuple(map(float, found[1].split(","))) if found else ()
 
 
 def _fit(dim: Dim, size: int) -> int:

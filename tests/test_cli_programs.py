@@ -119,6 +119,9 @@ def test_weights_that_are_not_finite_are_told_once(cli: Cli) -> None:
         (["-t", "nothing"], 7, "E0602"),
         (["-t", "numpy", "-O", "colour=red"], 2, "E0902"),
         (["-t", "numpy", "--opset", "20"], 2, "E0902"),
+        (["-t", "numpy", "-O", "weights=1"], 2, "E0902"),
+        (["-t", "numpy", "--optimise", "3"], 2, "E0902"),
+        (["-t", "numpy", "--passes", "-no_such_pass"], 2, "E0902"),
         (["-t", "numpy", "-o", "none/net.cnnp"], 74, "E0901"),
         (["-t", "numpy", "-o", "."], 74, "E0901"),
         (["-t", "numpy", "--seed", "1", "--weights", "w.npz"], 2, "E0902"),
@@ -134,6 +137,15 @@ def test_compile_refuses(cli: Cli, options: list[str], status: int, code: str) -
     assert result.exit_code == status
     assert f"error[{code}]" in result.stderr
     assert not list(Path().glob("*.cnnp"))
+
+
+def test_passes_are_chosen(cli: Cli) -> None:
+    Path("bn.cnn").write_text(NET.replace("conv(4, 3)", "conv(4, 3) -> bn"))
+    folded, *plain = (
+        cli("compile", "bn.cnn", "-t", "numpy", "--print-source", "--seed", "0", *options).stdout
+        for options in ([], ["--optimise", "0"], ["--passes=-fold_batch_norm"])
+    )
+    assert all("running_var" in source and "running_var" not in folded for source in plain)
 
 
 def test_options_reach_the_target(cli: Cli) -> None:
@@ -175,6 +187,22 @@ def test_run_as_json(cli: Cli) -> None:
     assert found == {"scores": {"shape": [1, 3], "dtype": "float32", "min": 0, "mean": mean, "max": 250}}
     found = json.loads(cli("run", "mean.cnn", "-i", "image=red.png", "--json", "--top", 1).stdout)
     assert found["scores"]["top"] == [[{"class": 0, "label": "class 0", "score": 250.0, "probability": 1.0}]]
+
+
+def test_run_shows_what_is_not_finite(cli: Cli) -> None:
+    x = np.zeros((1, 3, 4, 4), np.float32)
+    x[0, 1, 2, 2] = np.nan
+    np.save("x.npy", x)
+    assert cli("run", "mean.cnn", "-i", "image=x.npy").stdout.splitlines()[1] == "  min nan, mean nan, max nan"
+    found = json.loads(cli("run", "mean.cnn", "-i", "image=x.npy", "--json").stdout, parse_constant=pytest.fail)
+    assert found["scores"]["mean"] is None
+
+
+def test_run_in_half_precision(cli: Cli) -> None:
+    for target, dtype in (("numpy", "f16"), ("onnx", "bf16")):
+        result = cli("run", "mean.cnn", "-t", target, "-i", "image=red.png", "--dtype", dtype, "--top", 1)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[1] == "  100.00%  class 0  (250)"
 
 
 def test_run_without_top_shows_the_range(cli: Cli) -> None:

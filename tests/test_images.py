@@ -61,6 +61,19 @@ def test_doc_comment_sets_range_and_order_of_channels(picture: Path, pixels: np.
     np.testing.assert_array_equal(array, pixels[..., ::-1].transpose(2, 0, 1).astype(np.float32))
 
 
+def test_doc_comment_sets_mean_and_deviation_of_each_channel(picture: Path, pixels: np.ndarray) -> None:
+    doc = "RGB, 0..1, minus mean [0.485, 0.456, 0.406], divided by deviation [0.229, 0.224, 0.225]."
+    (array,) = read_images([picture], port(3, 4, 8, doc))
+    expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(array, expected.transpose(2, 0, 1), rtol=1e-6, atol=1e-6)
+    (grey,) = read_images([picture], port(1, 4, 8, "mean [0.5], deviation [0.5]"))
+    assert -1 <= grey.min() < grey.max() <= 1
+
+
+def test_doc_comment_for_other_channels_is_refused(picture: Path) -> None:
+    assert refusal([picture], port(1, 4, 8, "mean [0.485, 0.456, 0.406]")) == "E0320"
+
+
 def test_doc_comment_sets_mean_and_variance(picture: Path) -> None:
     (array,) = read_images([picture], port(3, 4, 8, "mean 0, variance 1"))
     assert abs(array.mean()) < 1e-6
@@ -75,6 +88,8 @@ def test_doc_comment_sets_mean_and_variance(picture: Path) -> None:
         ("-1..1", Values(-1, 1)),
         ("White on black, values -0.5 .. 0.5, mean 0", Values(-0.5, 0.5, mean_0=True)),
         ("0..255 BGR", Values(0, 255, bgr=True)),
+        ("A digit, grey, -0.1..1.175: mean about 0, variance about 1.", Values(-0.1, 1.175)),
+        ("minus mean [0.4], divided by deviation [ 2, -3.5 ,4 ]", Values(mean=(0.4,), deviation=(2, -3.5, 4))),
         ("deviation 1", Values(variance_1=True)),
         ("mean 0.5", Values()),
     ],

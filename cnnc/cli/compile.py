@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +53,14 @@ class TargetName(click.ParamType[str]):
 @click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
 @click.option("--opset", metavar="N", help="The opset of target onnx.")
 @click.option("-O", "options", type=Assignments(), multiple=True, help="Any option of the target: -O KEY=VALUE.")
+@click.option("--optimise", type=click.IntRange(0, 2), default=2, help="How much to optimise the graph [2].")
+@click.option("--passes", default="", metavar="[+|-]PASS,...", help="Passes to add or leave out: -fold_batch_norm.")
 @click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
 @AS_JSON
 def compile_(
     place: Place, target: str, out: Path | None, source: WeightSource, settings: Settings, arch: str | None,
-    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], print_source: bool, as_json: bool,
+    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], optimise: int, passes: str,
+    print_source: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a model for a target.
 
@@ -68,7 +72,7 @@ def compile_(
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)
-    program = build(place, settings, source, target, chosen)
+    program = build(place, settings, source, target, chosen, optimise, passes)
     text = program.source() if print_source else ""
     if print_source and not text:
         raise error("E0605", f"target `{target}` generates no source to print")
@@ -92,11 +96,15 @@ def compile_(
 
 
 def build(
-    place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str]
-) -> Program:
+    place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str] | None = None,
+    optimise: int = 2, passes: str = "",
+) -> Program:  # fmt: skip
     """The compiled program of a model."""
     import cnnc
 
+    own = signature(cnnc.compile).parameters
+    if wrong := [name for name in options or {} if name in own]:
+        raise click.UsageError(f"`{wrong[0]}` is not an option of a target")
     if source.weights is not None and source.seed is not None:
         raise click.UsageError("--weights and --seed exclude each other")
     graph = load(place, settings)
@@ -105,7 +113,7 @@ def build(
     weights = source.seed or 0 if source.weights is None else _read(source.weights, graph, source.strict)
     with working(f"compiling {graph.name} for {target}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the weights, told already
-        return cnnc.compile(graph, target, weights, **options)
+        return cnnc.compile(graph, target, weights, optimise=optimise, passes=passes, **dict(options or {}))
 
 
 def _read(path: Path, graph: Graph, strict: bool) -> Mapping[str, Array]:

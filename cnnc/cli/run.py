@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +62,13 @@ def run(
     import cnnc
 
     check_writable(out)
-    names = labels.read_text("utf-8").splitlines() if labels else None
+    names = labels.read_text("utf-8", "replace").splitlines() if labels else None
     if _is_program(place):
         if target or source != NO_WEIGHTS or replace(settings, dims={}) != NO_SETTINGS:
             raise click.UsageError("a program is compiled already; the options that configure a model are for a FILE")
         program = cnnc.load_program(place.path, trust=trust)
     else:
-        program = build(place, settings, source, target or "numpy", {})
+        program = build(place, settings, source, target or "numpy")
     outputs = program(**arrays(program.inputs, inputs, settings.dims))
     if top and not any(_is_scores(array) for array in outputs.values()):
         raise error("E0902", "--top needs an output of shape [N, classes]")
@@ -96,7 +97,7 @@ def _is_scores(array: Array) -> bool:
 def _lines(array: Array, top: int | None, labels: Sequence[str] | None) -> Iterator[str]:
     """The best classes of each row, or the range of the values."""
     if not top or not _is_scores(array):
-        yield f"min {array.min():.6g}, mean {array.mean():.6g}, max {array.max():.6g}"
+        yield ", ".join(f"{name} {value:.6g}" for name, value in _range(array).items())
         return
     for i, row in enumerate(array):
         for best in _best(row, top, labels):
@@ -124,8 +125,20 @@ def _best(scores: Array, top: int, labels: Sequence[str] | None) -> list[dict[st
     ]
 
 
+def _range(array: Array) -> dict[str, float]:
+    import numpy as np
+
+    values = array.astype(np.float64)
+    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+
+
 def _json(array: Array, top: int | None, labels: Sequence[str] | None) -> dict[str, Any]:
-    described: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    described = {"shape": list(array.shape), "dtype": str(array.dtype)}
     if top and _is_scores(array):
-        return {**described, "top": [_best(row, top, labels) for row in array]}
-    return {**described, "min": float(array.min()), "mean": float(array.mean()), "max": float(array.max())}
+        return {**described, "top": [[_finite(best) for best in _best(row, top, labels)] for row in array]}
+    return {**described, **_finite(_range(array))}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: they become null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -82,21 +84,31 @@ def _print_rows(rows: Iterable[Row], depth: int | None) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("layer", "op", "shape"):
-        table.add_column(title, overflow="fold")
-    for title in ("parameters", "MACs", "result", "sees"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for level, row in _walk(rows, depth):
-        table.add_row(
+    from cnnc.ir.types import shape_text
+
+    titles = ("layer", "op", "shape", "parameters", "MACs", "result", "sees")
+    cells = [
+        (
             "  " * level + row.name,
             row.op,
-            str(row.type),
+            shape_text(row.type.shape),
             f"{row.params:,}" if row.params else "",
             _count(row.macs) if row.macs else "",
             _bytes(row.bytes),
             str(row.field or ""),
         )
+        for level, row in _walk(rows, depth)
+    ]
+    columns = zip(titles, *cells, strict=True)
+    widths = {column[0]: max(map(len, column)) for column in columns}
+    if sys.stdout.isatty():  # where it is narrow the ops are cut short, so that a layer stays on a line
+        rest = sum(width + 1 for title, width in widths.items() if title != "op") + 2
+        widths["op"] = max(2, min(widths["op"], get_terminal_size().columns - rest))
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for title, width in widths.items():
+        table.add_column(title, no_wrap=True, width=width, justify="left" if title in titles[:3] else "right")
+    for row in cells:
+        table.add_row(*row)
     print_table(table)
 
 
