@@ -12,6 +12,18 @@
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 
+#define __host__
+#define __align__(bytes) alignas(bytes)
+#define CUDART_INF_F INFINITY
+
+using __half = _Float16;
+using half = __half;
+struct __half2 {
+  __half x, y;
+};
+static inline bool __hgt(half a, half b) { return a > b; }
+static inline bool __hlt(half a, half b) { return a < b; }
+
 struct Index {
   unsigned x, y, z;
 };

@@ -81,7 +81,7 @@ def _compiled(source: str, kernels: Mapping[str, Kernel]) -> ctypes.CDLL:
         for name in kernels
     )
     with tempfile.TemporaryDirectory() as folder:
-        for header in ("cuda.h", "cuda_fp16.h", "cuda_bf16.h"):
+        for header in ("cuda.h", "cuda_fp16.h", "math_constants.h"):
             Path(folder, header).touch()
         text, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
         text.write_text(f'#include "{HEADER}"\n{source}\n{launchers}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -151,22 +150,17 @@ def case_inputs(i: int, n: int) -> dict[str, Any]:
     return inputs
 
 
-@cache
-def results(target: str, n: int) -> dict[str, Any]:
-    """What the target gives for all cases with batches of n."""
-    program = compiled(target)
-    inputs = {f"c{i}_{name}": x for i in range(len(CASES)) for name, x in case_inputs(i, n).items()}
-    return program(**inputs)
-
-
-@cache
-def compiled(target: str) -> Any:
-    return TARGETS[target](*joined())
+@pytest.fixture(scope="module", params=TARGETS)
+def outputs(request: pytest.FixtureRequest) -> dict[int, Any]:
+    """What the target gives for all cases, by the size of the batch."""
+    program = TARGETS[request.param](*joined())
+    return {
+        n: program(**{f"c{i}_{name}": x for i in range(len(CASES)) for name, x in case_inputs(i, n).items()})
+        for n in (1, 3)
+    }
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
-def test_op(i: int, target: str, n: int) -> None:
-    got = results(target, n)[f"c{i}"]
-    assert_node_agrees(GRAPHS[i], WEIGHTS[i], case_inputs(i, n), {"y": got})
+def test_op(i: int, n: int, outputs: dict[int, Any]) -> None:
+    assert_node_agrees(GRAPHS[i], WEIGHTS[i], case_inputs(i, n), {"y": outputs[n][f"c{i}"]})

@@ -56,10 +56,15 @@ POINTS, MOVES, SUMS, WINDOWS = map(Loops, ("points", "moves", "sums", "windows")
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A value as rules see it. Indexing reads an element, as f32 whatever the type it is stored in."""
+    """A value as rules see it. Indexing reads an element, as f32 whatever the type it is stored in.
+
+    An element that is not stored is computed where it is read: a rule reads each once, or `scalar.bound`s it.
+    """
 
     type: TensorType
-    te: Any
+    element: Callable[..., Expr]
+    te: Any = None
+    """The tensor of TE, where it is stored or a reduction."""
     loops: Loops | None = None
     """How its expression must be scheduled if it is stored; None if it is stored already."""
     label: str = ""
@@ -67,8 +72,7 @@ class Tensor:
     node: str = ""
 
     def __getitem__(self, index: Expr | tuple[Expr, ...]) -> Expr:
-        value = self.te(*index) if isinstance(index, tuple) else self.te(index)
-        return value if self.type.dtype is DType.F32 or self.loops else value.astype("float32")
+        return self.element(*index) if isinstance(index, tuple) else self.element(index)
 
     @property
     def reduces(self) -> bool:
@@ -84,9 +88,11 @@ class Reduction:
 
 
 def _keeps_nan(better: Callable[[Expr, Expr], Expr], worst: float) -> Callable[..., Expr]:
-    combined = te.comm_reducer(
-        lambda a, b: tirx.Select(tirx.any(better(b, a), te.isnan(b)), b, a), lambda dtype: tirx.const(worst, dtype)
-    )
+    def combine(a: Expr, b: Expr) -> Expr:
+        v = tirx.Var("v", "float32")  # computed once, though it is read three times
+        return tirx.Let(v, b, tirx.Select(tirx.any(better(v, a), te.isnan(v)), v, a))
+
+    combined = te.comm_reducer(combine, lambda dtype: tirx.const(worst, dtype))
     return lambda value, axis: combined(value, axis=axis)
 
 
@@ -133,7 +139,9 @@ class Builder:
         self._types.append(type)
         placeholder = te.placeholder(self.shape(type.shape), TVM_DTYPES[type.dtype], f"t{number}")
         self._ids[placeholder.op] = number
-        return Tensor(type, placeholder)
+        if type.dtype is DType.F32:
+            return Tensor(type, placeholder, placeholder)
+        return Tensor(type, lambda *i: placeholder(*i).astype("float32"), placeholder)
 
     def number(self, x: Tensor) -> int:
         """The position of a stored tensor among the plan's."""
@@ -172,9 +180,11 @@ class Builder:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
         if x.loops is None:
             return x
-        result = x.te
-        if x.type.dtype is not DType.F32:
-            result = te.compute(result.shape, lambda *i: x.te(*i).astype(TVM_DTYPES[x.type.dtype]), "stored")
+        result = x.te if x.type.dtype is DType.F32 else None
+        if result is None:
+            result = te.compute(
+                self.shape(x.type.shape), lambda *i: _typed(x.element(*i), x.type.dtype), x.label or self.label
+            )
         operands = _placeholders(result)
         names = {name for i in operands for name in self._types[self._ids[i.op]].symbols} | x.type.symbols
         dims = tuple(sorted(names))
@@ -244,11 +254,11 @@ class Builder:
         for x in of:
             if x.loops and (x.reduces or loops == POINTS):
                 loops = x.loops
-        return Tensor(type, self._compute(type, element), loops)
+        return Tensor(type, element, loops=loops)
 
     def moves(self, type: TensorType, element: Callable[..., Expr]) -> Tensor:
         """The tensor of elements `element(*index)`, which read their operands at any index."""
-        return Tensor(type, self._compute(type, element), MOVES)
+        return Tensor(type, element, loops=MOVES)
 
     def reduce(
         self, type: TensorType, over: Iterable[Dim], element: Callable[..., Expr],
@@ -264,15 +274,16 @@ class Builder:
         if not axes:
             return self.moves(type, lambda *i: element(*i, *index))
         whole = list(axes.values())
-        te_tensor = self._compute(type, lambda *i: how.combine(element(*i, *index), axis=whole))
-        return Tensor(TensorType(type.shape), te_tensor, loops)
+        result = te.compute(
+            self.shape(type.shape), lambda *i: how.combine(element(*i, *index), axis=whole), f"{self.label}_reduced"
+        )
+        return Tensor(TensorType(type.shape), result, result, loops)
 
-    def _compute(self, type: TensorType, element: Callable[..., Expr]) -> Any:
-        return te.compute(self.shape(type.shape), lambda *i: _as_f32(element(*i)), self.label)
 
-
-def _as_f32(value: Expr) -> Expr:
-    return tirx.const(float(value), "float32") if isinstance(value, int | float) else value
+def _typed(value: Expr, dtype: DType) -> Expr:
+    if isinstance(value, int | float):
+        return tirx.const(value, TVM_DTYPES[dtype])
+    return value if dtype is DType.F32 else value.astype(TVM_DTYPES[dtype])
 
 
 def _is_one(size: Expr) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tvm import te
-
 from cnnc import ops
 from cnnc.diagnostics import CnncError, Diagnostic, Label, error
 from cnnc.ir.graph import Graph, Node, Value
@@ -81,10 +79,10 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     result = rules[node.op](b, node.op, node.type, *operands, **params)
     if result.loops is None or result in operands:
         return result
+    exact = result
     if node.type.dtype is not DType.F32:  # as if it had been stored
         low = TVM_DTYPES[node.type.dtype]
-        rounded = te.compute(result.te.shape, lambda *i: result.te(*i).astype(low).astype("float32"), "rounded")
-        result = replace(result, te=rounded)
+        result = replace(exact, te=None, element=lambda *i: exact[i].astype(low).astype("float32"))
     taken = [x for x in operands if x.loops]
     label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
     heart = next((x.node for x in taken if x.reduces), node.name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 
 from cnnc_tvm.builder import Expr
 
 
 def f32(value: float) -> Any:
-    return tirx.const(value, "float32")
+    return tirx.const(float(np.float32(value)), "float32")
 
 
 def c_function(name: str, *args: Expr) -> Expr:

@@ -25,18 +25,15 @@ def schedule(function: Function) -> Any:
 
 
 def prepare(sch: Any) -> tuple[Any, Any]:
-    """Inline all but the reduction, where there is one, and the result; both blocks. A reduction works in a local buffer."""
-    blocks = sch.get_child_blocks(sch.get_sblock("root"))
-    reduction = next((x for x in blocks if any(i.iter_type == tirx.IterVar.CommReduce for i in sch.get(x).iter_vars)), None)
-    result = blocks[-1]
-    for block in blocks[:-1]:
-        if block is not reduction:
-            sch.compute_inline(block)
-    if reduction is not None and result is reduction:
-        result = sch.cache_write(reduction, 0, "local")
-    elif reduction is not None:
+    """The blocks of the reduction, where there is one, and of the result. The reduction is made to work in a local buffer."""
+    *before, result = sch.get_child_blocks(sch.get_sblock("root"))
+    if before:
+        (reduction,) = before
         sch.set_scope(reduction, 0, "local")
-    return reduction, result
+        return reduction, result
+    if not any(i.iter_type == tirx.IterVar.CommReduce for i in sch.get(result).iter_vars):
+        return None, result
+    return result, sch.cache_write(result, 0, "local")
 
 
 def _elements(sch: Any, result: Any, *, fuse: bool) -> None:
