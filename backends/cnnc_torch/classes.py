@@ -174,7 +174,7 @@ def _parameters(columns: Sequence[_Column]) -> list[Parameter]:
     names: list[str] = []
     for column, base in zip(found, bases, strict=True):
         name = base
-        if bases.count(base) > 1 and not (base == "channels" and base not in names):
+        if bases.count(base) > 1 and (base != "channels" or names):
             where = "_".join(column.path)
             name = f"{base}_{where}" if where[0].isdigit() else f"{where}_{base}"
         names.append(name if identifier(name) and name not in names else f"{base}_{len(names)}")
