@@ -130,7 +130,8 @@ def compile(
     `weights` are arrays by parameter name, a `.safetensors`, `.npz` or `.pth` file, or a seed for the initialisers.
     `optimise` is the level, 0 to 2, and `passes` changes to its passes ("-fold_batch_norm"); see `cnnc.passes`.
     `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for ops the
-    target lacks, E0602 for a target that is not installed, E0902 for an option it does not have.
+    target lacks, E0602 for a target that is not installed, E0607 for one that lacks a library or tool, E0902 for an
+    option it does not have.
     """
     from cnnc import weights as weight_files
     from cnnc.ir.verify import verify
@@ -151,6 +152,12 @@ def compile(
     if chosen.passes:
         network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
         graph, arrays = network.graph, network.weights
-    return chosen.compile(graph, arrays, **options)
+    try:
+        return chosen.compile(graph, arrays, **options)
+    except ModuleNotFoundError:
+        status = chosen.status()
+        if status.works:
+            raise
+        raise error("E0607", f"target `{target}` does not work here: {status.detail}") from None
 
 
