@@ -89,7 +89,8 @@ class Program(ABC):
     """A compiled network: call it with an array for each input, get a dict of output arrays.
 
     Inputs are NumPy arrays, or anything that exports DLPack, of the port's element type; the outputs are NumPy arrays
-    (which export DLPack). Wrong names, ranks, sizes and element types are CnncErrors (E0204, E0320, E0303).
+    (which export DLPack). Wrong names and what is no array are CnncError E0204, wrong element types E0303, wrong ranks
+    and sizes E0320.
     """
 
     def __init__(self, target: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
@@ -146,7 +147,7 @@ def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
         foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
         array = np.from_dlpack(value) if foreign else np.asarray(value)  # type: ignore[arg-type]
     except (BufferError, RuntimeError, TypeError, ValueError) as e:  # on a GPU, say, or tracked by autograd
-        raise error("E0303", f"input `{port.name}` cannot be read as an array: {e}") from None
+        raise error("E0204", f"input `{port.name}` cannot be read as an array: {e}") from None
     if array.dtype != numpy_dtype(port.type.dtype):
         raise error(
             "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",

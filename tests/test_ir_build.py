@@ -135,6 +135,6 @@ def test_inputs_that_become_empty_or_too_large():
     graph = Graph("Inputs", (small, large), {"s": Node.make(ops.Relu(), small, name="s"), "l": large})
     with pytest.raises(CnncError) as e:
         bind(graph, {"N": 1, "H": 4, "W": 2**16})
-    assert codes(e) == ["E0304", "E0502"]
+    assert codes(e) == ["E0222", "E0502"]
     assert "2,147,483,648" in e.value.diagnostics[1].message
     assert e.value.diagnostics[0].primary is not None

@@ -1,4 +1,4 @@
-"""Targets of other packages, as the command line meets them."""
+"""What all targets share: how those of other packages are used, and the inputs of programs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import cnnc
+from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Graph
 from cnnc.target import Program, Status, Target, ports
 from conftest import Cli
@@ -40,19 +42,39 @@ class SilentTarget(Target):
         raise NotImplementedError
 
 
-@pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The target `silent` is installed, and the folder is empty."""
     entry = EntryPoint("silent", f"{__name__}:SilentTarget", "cnnc.targets")
     monkeypatch.setattr("cnnc.target.entry_points", lambda group: [entry])
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.usefixtures("silent")
 def test_a_target_without_source_prints_none(cli: Cli) -> None:
     result = cli("compile", "lenet5", "--target", "silent", "--print-source")
     assert result.exit_code == 7
     assert "error[E0605]: target `silent` generates no source to print" in result.stderr
 
 
+@pytest.mark.usefixtures("silent")
 def test_a_target_without_source_writes_programs(cli: Cli) -> None:
     assert cli("compile", "lenet5", "--target", "silent", "-o", "net.cnnp").exit_code == 0
     assert Path("net.cnnp").is_file()
+
+
+class OnAGpu:
+    """An array that cannot be read from here."""
+
+    def __dlpack__(self, **_: object) -> object:
+        raise BufferError("it is on a GPU")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+@pytest.mark.parametrize("value", [[[0.0], [0.0, 1.0]], OnAGpu()], ids=["ragged", "on a GPU"])
+def test_what_is_no_array_is_refused(value: object) -> None:
+    program = cnnc.compile(cnnc.load("model M { input x: f32[N, 2] output y y = x -> relu }"))
+    with pytest.raises(CnncError, match=r"E0204.*input `x` cannot be read as an array"):
+        program(x=value)

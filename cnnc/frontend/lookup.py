@@ -193,7 +193,7 @@ class Lookup(Session, ABC):
             return
         lazy = binding.value
         if id(lazy) in self._evaluating:
-            binding.value = self.error("E0208", "this constant is defined by itself", binding.span)
+            binding.value = self.error("E0223", "this constant is defined by itself", binding.span)
             return
         self._evaluating.add(id(lazy))
         value = self.argument(lazy.expr, lazy.env, Scope("", "", None))
@@ -231,7 +231,7 @@ class Lookup(Session, ABC):
             return self.error("E0201", message, name.span)
         axis, type = _ATTRIBUTES[parts[0]], value.type
         if axis >= type.rank:
-            return self.error("E0215", f"`{name.text}`: {type} has no such dimension", name.span)
+            return self.error("E0315", f"`{name.text}`: {type} has no such dimension", name.span)
         dim = type.shape[axis]
         if isinstance(dim, int):
             return dim

@@ -41,7 +41,7 @@ def decode(data: bytes, name: str) -> Source:
 
 
 def parse(source: Source) -> s.File:
-    """The syntax tree of a file. CnncError: E0101 to E0106 for syntax, E0501 and E0504 for limits."""
+    """The syntax tree of a file. CnncError: E0102 to E0104 for syntax, E0203, E0501 and E0504 for limits."""
     items: tuple[s.Item, ...] = _run(source, source.text)
     if not items:
         raise _error("E0102", f"{source.name} declares nothing", "a file has at least a model: `model M { ... }`")

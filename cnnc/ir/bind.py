@@ -18,7 +18,7 @@ from cnnc.ir.types import DType, TensorType
 def bind(graph: Graph, dims: Mapping[str, int], dtype: DType | None = None) -> Graph:
     """The graph with symbolic dims of its inputs replaced, and with elements of `dtype` where one is given.
 
-    CnncError E0205 for a dim that no input has or a size below 1; E0304 and E0502 for an input that becomes empty or
+    CnncError E0205 for a dim that no input has or a size below 1; E0222 and E0502 for an input that becomes empty or
     too large; and what the ops say of the new sizes. All independent errors are reported: a node fed by a failed one
     is skipped.
     """
@@ -61,7 +61,7 @@ def _unknown(graph: Graph, dims: Mapping[str, int]) -> list[Diagnostic]:
 def _input_faults(x: Input) -> list[Diagnostic]:
     labels = (Label(x.origin.span, str(x.type), primary=True),) if x.origin else ()
     if any(isinstance(dim, int) and dim < 1 for dim in x.type.shape):
-        return [Diagnostic("E0304", f"input `{x.name}` is {x.type}: a dimension is empty", labels)]
+        return [Diagnostic("E0222", f"input `{x.name}` is {x.type}: a dimension is empty", labels)]
     if isinstance(x.type.size, int) and x.type.size >= MAX_ELEMENTS:
         message = f"input `{x.name}` is {x.type}: {x.type.size:,} elements, the limit is {MAX_ELEMENTS:,}"
         return [Diagnostic("E0502", message, labels)]
