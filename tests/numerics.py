@@ -88,7 +88,8 @@ def assert_agree(
         bound = tolerance * np.abs(expected[np.isfinite(expected)]).max(initial=0)
         if low:
             bound = max(bound, 2 * np.abs(rounded[name].astype(np.float64) - expected).max())
-        _assert_close(outputs[name], expected, graph.outputs[name].type.dtype, np.full(expected.shape, bound), name)
+        _assert_varied(expected, name)
+        assert_close(outputs[name], expected, graph.outputs[name].type.dtype, np.full(expected.shape, bound), name)
 
 
 def assert_node_agrees(
@@ -98,21 +99,32 @@ def assert_node_agrees(
 
     `c` replaces the factor of u*S where an algorithm needs another: 64 for Winograd F(4x4, 3x3).
     """
-    (node,) = graph.nodes
     ((name, got),) = outputs.items()
-    expected = evaluate(graph, weights, inputs)[name]
-    dtype = node.type.dtype
+    expected, bound = node_bound(graph, weights, inputs, c)
+    _assert_varied(expected, name)
+    assert_close(got, expected, graph.outputs[name].type.dtype, bound, name)
+
+
+def node_bound(
+    graph: Graph, weights: Weights, inputs: Mapping[str, Array], c: float | None = None
+) -> tuple[Array, Array]:
+    """What a graph of one node gives, in float64, and how far from it each place may be; `c` as above."""
+    (node,) = graph.nodes
+    (expected,) = evaluate(graph, weights, inputs).values()
     error = _error(node, graph, weights, inputs, expected, c)
     if error is None:  # bit for bit what float32 NumPy gives
-        expected = evaluate(graph, weights, inputs, dtype=None)[name].astype(np.float64)
-        error = np.zeros(expected.shape)
-    else:
-        error = error + U_OUT[dtype] * np.abs(expected) + TINY[dtype]
-    _assert_close(got, expected, dtype, error, name)
+        (single,) = evaluate(graph, weights, inputs, dtype=None).values()
+        return single.astype(np.float64), np.zeros(single.shape)
+    dtype = node.type.dtype
+    return expected, error + U_OUT[dtype] * np.abs(expected) + TINY[dtype]
 
 
-def _assert_close(got: Array, expected: Array, dtype: DType, bound: Array, name: str) -> None:
+def _assert_varied(expected: Array, name: str) -> None:
     assert np.unique(expected).size > 1, f"`{name}` has one distinct value: the comparison would show nothing"
+
+
+def assert_close(got: Array, expected: Array, dtype: DType, bound: Array, name: str) -> None:
+    """Shape, element type and the positions of NaN and Inf are the same, and each finite place is within its bound."""
     assert got.shape == expected.shape, f"`{name}` has shape {got.shape}, not {expected.shape}"
     assert got.dtype == numpy_dtype(dtype), f"`{name}` has elements of {got.dtype}, not {dtype}"
     stored = expected.astype(got.dtype)

@@ -1,0 +1,63 @@
+"""Every network of models/, compiled once for each target with a batch of any size, agrees with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import cnnc
+from cnnc.ir.graph import Graph
+from cnnc_numpy.evaluator import evaluate
+from networks import MODELS, assert_alive
+from numerics import Array, assert_agree, random_inputs, random_weights
+
+TARGETS = ("numpy", "torch", "onnx")
+
+SMALL = {"H": 64, "W": 96}
+"""Rows and columns for networks that take images of any size: small, and not square."""
+
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "mlp": {}, "lecun1989": {}, "lenet5": {}, "lenet5:LeNet5_1998": {}, "nin": {}, "alexnet": {}, "zfnet": {},
+    "alexnet_torchvision": {}, "overfeat": {}, "vgg_a": SMALL, "vgg_a_lrn": SMALL, "vgg_b": SMALL, "vgg_c": SMALL,
+    "vgg_d": SMALL, "vgg_e": SMALL, "googlenet": {}, "googlenet_torchvision": {}, "inception_v3": {},
+    "resnet18": SMALL, "resnet34": SMALL, "resnet50": SMALL, "resnet101": SMALL, "resnet152": SMALL,
+    "resnext50": SMALL, "densenet121": SMALL, "squeezenet": SMALL, "shufflenet_v2": SMALL, "mobilenet_v1": SMALL,
+    "mobilenet_v2": SMALL, "mobilenet_v3": SMALL, "mobilenet_v3:MobileNetV3Small": SMALL, "efficientnet_b0": SMALL,
+    "autoencoder": {}, "dcgan": {}, "twohead": SMALL, "unet": {"h": 11, "w": 12}, "fcn_resnet50": SMALL,
+    "frrn": {"h": 3, "w": 4}, "hourglass": {"h": 1, "w": 2},
+}  # fmt: skip
+"""The models, and dims that make them small."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with weights, a batch of three and what the reference makes of it."""
+
+    graph: Graph
+    weights: Mapping[str, Array]
+    inputs: Mapping[str, Array]
+    reference: Mapping[str, Array]
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """One model at a time: all its targets, then the next."""
+    file, _, model = request.param.partition(":")
+    graph = cnnc.load(MODELS / f"{file}.cnn", model or None, dims=SIZES[request.param])
+    weights, inputs = random_weights(graph), random_inputs(graph, seed=1, N=3)
+    reference = evaluate(graph, weights, inputs)
+    for output in reference.values():
+        assert_alive(output)
+    return Case(graph, weights, inputs, reference)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_agrees_with_the_reference_at_any_batch(case: Case, target: str) -> None:
+    program = cnnc.compile(case.graph, target, case.weights)
+    three, one = (program(**{name: array[:n] for name, array in case.inputs.items()}) for n in (3, 1))
+    outputs = {name: np.concatenate([three[name], one[name]]) for name in three}
+    reference = {name: np.concatenate([array, array[:1]]) for name, array in case.reference.items()}
+    assert_agree(case.graph, case.weights, case.inputs, outputs, reference=reference)

@@ -1,0 +1,51 @@
+"""torchvision's own networks with random weights, as a reference that is not ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+# torchvision declares meta kernels for these when it is imported; without its compiled extension nothing defines them.
+_library = torch.library.Library("torchvision", "DEF")
+_library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import torchvision  # noqa: E402
+
+
+def network(name: str, **options: Any) -> nn.Module:
+    """A network of torchvision by its name, ready to be evaluated, every weight and statistic random.
+
+    Kernels start as He et al. have it, so that values neither vanish nor explode.
+    """
+    builder = torchvision.models.get_model_builder(name)
+    with torch.device("meta"):  # its own initialisers take seconds
+        module: nn.Module = builder(weights=None, **options)
+    module.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for layer in module.modules():
+        _start(layer)
+    return module.eval()
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    """The arrays of a module's state_dict, but for the counters of training."""
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
+
+
+@torch.no_grad()
+def _start(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(layer.weight)
+        if layer.bias is not None:
+            layer.bias.normal_(0, 0.2)
+    elif isinstance(layer, nn.BatchNorm2d):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.normal_(0, 0.2)
+        layer.running_var.uniform_(0.5, 1.5)
+        layer.weight.uniform_(0.5, 1.5)
+        layer.bias.normal_(0, 0.2)
