@@ -18,11 +18,20 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PureWindowsPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.files import check_readable, io_error, replacing, zip_archive
+from cnnc.ir.graph import Graph
+from cnnc.ir.json import from_json, to_json
+from cnnc.ir.verify import verify
 from cnnc.target import Port, Program, target
+from cnnc.weights import check, from_bytes, to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cnnc.target import Array, Weights
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -45,6 +54,25 @@ def save(program: Program, path: Path) -> Path:
         with replacing(path) as temporary:
             _write(program, temporary)
     return path
+
+
+GRAPH: Final = "graph.json"
+WEIGHTS: Final = "weights.safetensors"
+
+
+def network_files(graph: Graph, weights: Weights) -> dict[str, bytes]:
+    """The members of an artifact of a target that makes its program anew from the graph: no code is among them."""
+    return {GRAPH: json.dumps(to_json(graph)).encode(), WEIGHTS: to_bytes(weights)}
+
+
+def read_network(files: Mapping[str, bytes]) -> tuple[Graph, dict[str, Array]]:
+    """The graph and weights that `network_files` wrote. CnncError E0402 and E0405 for malformed ones, E0401 for
+    weights that do not fit the graph, E0999 for a graph that is not well formed."""
+    try:
+        graph = from_json(json.loads(files.get(GRAPH, b"")))
+    except (ValueError, RecursionError) as e:
+        raise error("E0405", f"`{GRAPH}` is not JSON: {e}") from None
+    return verify(graph), check(from_bytes(files.get(WEIGHTS, b""), WEIGHTS), graph, WEIGHTS)
 
 
 def load_program(path: Path, *, trust: bool = False) -> Program:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from torch import nn
 
+import cnnc
 from cnnc import ops, weights
 from cnnc.diagnostics import CnncError, Diagnostic, Severity
 from cnnc.ir import Builder, DType, Graph, Node, Op, TensorType, Value, bind
@@ -523,3 +524,21 @@ def test_only_tensors_that_fit_are_read(tmp_path):
             tensors["a"].read()
 
     refused(read, "E0402", "Bad CRC-32")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_bytes_read_back_equal(dtype: str) -> None:
+    graph = cnnc.load("model M { input x: f32[N, 3, 8, 8] output y y = x -> conv(4, 3) }", dtype=dtype)
+    arrays = weights.init(graph, 1)
+    again = weights.from_bytes(weights.to_bytes(arrays), "w")
+    assert again.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert again[name].dtype == array.dtype
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_bytes_of_another_kind_are_refused() -> None:
+    with pytest.raises(CnncError, match="E0402"):
+        weights.from_bytes(b"\xff" * 64, "w")
+    with pytest.raises(CnncError, match="E0402"):
+        weights.from_bytes(weights.to_bytes({"w": np.zeros(3, np.int64)}), "w")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnc import weights as weight_files
-from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, error
+from cnnc.artifact import network_files, read_network
+from cnnc.diagnostics import CnncError, Diagnostic, Help, Label
 from cnnc.files import replacing
 from cnnc.ir.graph import Graph, Value
-from cnnc.ir.json import from_json, to_json
 from cnnc.ir.types import DType
 from cnnc.target import Program, ports
 from cnnc_numpy.evaluator import run, steps
@@ -21,9 +20,6 @@ from cnnc_numpy.source import write
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
-
-GRAPH: Final = "graph.json"
-WEIGHTS: Final = "weights.safetensors"
 
 
 class NumpyProgram(Program):
@@ -46,26 +42,12 @@ class NumpyProgram(Program):
         return {name: np.array(values[x]) for name, x in self.graph.outputs.items()}  # copies: one may be an input
 
     def files(self) -> dict[str, bytes]:
-        from safetensors.numpy import save
-
-        graph = json.dumps(to_json(self.graph)).encode()
-        return {GRAPH: graph, WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in self.weights.items()})}
+        return network_files(self.graph, self.weights)
 
     @staticmethod
     def parse(files: Mapping[str, bytes]) -> NumpyProgram:
-        """The program whose `files` these are; CnncError E0405 for a malformed graph, E0402 for such weights."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            graph = from_json(json.loads(files.get(GRAPH, b"")))
-        except (ValueError, RecursionError) as e:
-            raise error("E0405", f"`{GRAPH}` is not JSON: {e}") from None
-        try:
-            weights = load(files.get(WEIGHTS, b""))
-        except SafetensorError as e:
-            raise error("E0402", f"`{WEIGHTS}` is not a valid safetensors file: {e}") from None
-        return NumpyProgram(graph, weight_files.check(weights, graph, WEIGHTS))
+        """The program whose `files` these are; CnncErrors as of `read_network`."""
+        return NumpyProgram(*read_network(files))
 
     def source(self) -> str:
         return write(self.graph, self._steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import linecache
 from collections.abc import Mapping
 from itertools import count
@@ -16,19 +15,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnc import weights
+from cnnc.artifact import network_files, read_network
 from cnnc.files import replacing
 from cnnc.ir.graph import Graph
-from cnnc.ir.json import from_json, to_json
 from cnnc.ir.types import DType
-from cnnc.ir.verify import verify
 from cnnc.target import Program, numpy_dtype, ports
 from cnnc_torch.source import network_source
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
 
-GRAPH: Final = "graph.json"
-WEIGHTS: Final = "weights.safetensors"
 _NUMBER: Final = count(1)
 
 
@@ -65,19 +61,12 @@ class TorchProgram(Program):
 
     def files(self) -> dict[str, bytes]:
         """The graph and the weights; the code is generated again when the artifact is loaded."""
-        from safetensors.numpy import save
-
-        graph = json.dumps(to_json(self.graph)).encode()
-        return {GRAPH: graph, WEIGHTS: save({name: np.ascontiguousarray(x) for name, x in self.weights.items()})}
+        return network_files(self.graph, self.weights)
 
     @staticmethod
     def parse(files: Mapping[str, bytes]) -> TorchProgram:
-        """The program whose `files()` these are; CnncErrors E0401 and E0405 for others."""
-        from safetensors.numpy import load
-
-        graph = from_json(json.loads(files[GRAPH]))
-        verify(graph)
-        return TorchProgram(graph, weights.check(load(files[WEIGHTS]), graph))
+        """The program whose `files()` these are; CnncErrors as of `read_network`."""
+        return TorchProgram(*read_network(files))
 
     def export(self, path: Path) -> None:
         """Write the source to `path` and the weights beside it, as `<stem>.safetensors`."""

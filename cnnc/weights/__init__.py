@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from cnnc.diagnostics import CnncError, Diagnostic, Help, Severity, error, render
 from cnnc.files import io_error, replacing
 from cnnc.ir.graph import Graph, Param
-from cnnc.ir.types import shape_text
+from cnnc.ir.types import DType, shape_text
 from cnnc.target import numpy_dtype
 from cnnc.weights.files import Stored, opened
 from cnnc.weights.initial import init
@@ -22,7 +22,7 @@ from cnnc.weights.initial import init
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-__all__ = ["Warn", "check", "init", "load", "save"]
+__all__ = ["Warn", "check", "from_bytes", "init", "load", "save", "to_bytes"]
 
 
 _GUESSES: Final = 20
@@ -78,6 +78,30 @@ def save(path: str | Path, weights: Mapping[str, Array]) -> None:
             save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
         except SafetensorError as e:
             raise io_error("write", path, OSError(str(e))) from None
+
+
+def to_bytes(weights: Mapping[str, Array]) -> bytes:
+    """The contents of a .safetensors file with these arrays."""
+    from safetensors.numpy import save as dump
+
+    return dump({name: np.ascontiguousarray(array) for name, array in weights.items()})
+
+
+def from_bytes(data: bytes, where: str) -> dict[str, Array]:
+    """The arrays of the contents of a .safetensors file, bf16 among them; CnncError E0402 for other bytes."""
+    from safetensors import SafetensorError, deserialize
+
+    kinds = {"F32": DType.F32, "F16": DType.F16, "BF16": DType.BF16}
+    try:
+        tensors: list[tuple[str, Any]] = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as e:
+        raise error("E0402", f"`{where}` is not a valid safetensors file: {e}") from None
+    if odd := [name for name, tensor in tensors if tensor["dtype"] not in kinds]:
+        raise error("E0402", f"`{where}` has elements of a type that cnnc does not write, in `{odd[0]}`")
+    return {
+        name: np.frombuffer(tensor["data"], numpy_dtype(kinds[tensor["dtype"]])).reshape(tensor["shape"])
+        for name, tensor in tensors
+    }
 
 
 def _fitted(tensors: Mapping[str, Stored], graph: Graph, where: str, strict: bool, warn: Warn) -> dict[str, Array]:
