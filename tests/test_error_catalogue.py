@@ -49,6 +49,11 @@ def test_every_page_is_of_a_code() -> None:
     assert sorted({page.stem for page in PAGES} - set(codes_in_source())) == []
 
 
+def test_every_error_has_an_exit_status() -> None:
+    found = {Diagnostic(page.stem, "").exit_status for page in PAGES if page.stem.startswith("E")}
+    assert found <= {2, 3, 4, 5, 6, 7, 8, 9, 70, 74}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_page(page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text()
