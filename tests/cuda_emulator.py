@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cnnc_tvm import KERNEL_SOURCE
-from cnnc_tvm.plan import Kernel, Step
-from cnnc_tvm.runtime import TvmProgram
 
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
+from cnnc_tvm import KERNEL_SOURCE
+from cnnc_tvm.plan import Kernel, Step
+from cnnc_tvm.runtime import TvmProgram
 
 HEADER = Path(__file__).with_name("cuda_emulator.h")
 GUARD = 4096

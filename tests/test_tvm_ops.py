@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cnnc_tvm import CpuTarget, CudaTarget
-from cuda_emulator import emulated
-from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 from cnnc import ops
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
+from cnnc_tvm import CpuTarget, CudaTarget
+from cuda_emulator import emulated
+from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 IMAGE = "f32[N, 4, 9, 11]"
 WIDE = "f32[N, 32, 7, 9]"

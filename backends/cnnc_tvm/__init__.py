@@ -35,7 +35,7 @@ class CpuTarget(Target):
         return _status(find_linker)
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
-        """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for an unknown CPU."""
+        """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU."""
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
@@ -48,7 +48,13 @@ class CpuTarget(Target):
         lowered = lower(graph, weights, CPU)
         library, text = build(lowered.functions, options.get("mcpu", "native"))
         return TvmProgram(
-            self.name, *ports(graph), lowered.plan, lowered.weights, {LIBRARY: library}, text, lambda: CpuDevice(library)
+            self.name,
+            *ports(graph),
+            lowered.plan,
+            lowered.weights,
+            {LIBRARY: library},
+            text,
+            lambda: CpuDevice(library),
         )
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
@@ -72,8 +78,8 @@ class CudaTarget(Target):
         return _status(compiler)
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
-        """CnncError E0601 for ops without a rule, E0620 without TVM, E0622 for what is no architecture, E0623 without nvcc
-        and NVRTC, E0624 where they refuse. No GPU is needed."""
+        """No GPU is needed. CnncError E0601 for ops without a rule, E0620 without TVM, E0622 for no architecture,
+        E0623 where there is neither nvcc nor NVRTC, E0624 where they refuse the kernels."""
         from cnnc_tvm.cuda_compiler import DEFAULT_ARCH, check_arch, compile_kernels, compiler
         from cnnc_tvm.ffi import import_compiler
 

@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.build import split_host_device_mods
 
 from cnnc.diagnostics import error
-from cnnc.ir.dim import Dim, Sym, floordiv
+from cnnc.ir.dim import Dim, Sym, evaluate, floordiv
 from cnnc_tvm.builder import Function
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.plan import Kernel
@@ -57,9 +57,10 @@ def _kernel(body: Any, kernel: Any) -> Kernel:
             sizes[str(loop.thread_binding.thread_tag)] = _dim(loop.extent)
 
     tvm_ffi.structural_walk(body.body, (tirx.For, visit))
-    grid = tuple(sizes.get(f"blockIdx.{axis}", 1) for axis in "xyz")
-    block = tuple(sizes.get(f"threadIdx.{axis}", 1) for axis in "xyz")
-    return Kernel(tuple(position[str(param.name)] for param in kernel.params), grid, block)
+    args = tuple(position[str(param.name)] for param in kernel.params)
+    x, y, z = (sizes.get(f"blockIdx.{axis}", 1) for axis in "xyz")
+    a, b, c = (evaluate(sizes.get(f"threadIdx.{axis}", 1), {}) for axis in "xyz")
+    return Kernel(args, (x, y, z), (a, b, c))
 
 
 def _dim(expr: Any) -> Dim:

@@ -18,6 +18,7 @@ from tvm import te, tirx
 from cnnc.ir.dim import Dim, Floor, Min
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
+from cnnc.target import numpy_dtype
 from cnnc_tvm.plan import Place, Plan, Step, place_in_slots
 from cnnc_tvm.plan import Tensor as PlanTensor
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 Expr: TypeAlias = Any
 """A scalar expression of TVM, or a Python number."""
 
-TVM_DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
+STORED = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
+"""The type of TVM that elements are stored as. It has a bf16, but lowers few expressions of it; the bits are simple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,9 @@ class Builder:
     def _stored(self, type: TensorType) -> Tensor:
         number = len(self._types)
         self._types.append(type)
-        placeholder = te.placeholder(self.shape(type.shape), TVM_DTYPES[type.dtype], f"t{number}")
+        placeholder = te.placeholder(self.shape(type.shape), STORED[type.dtype], f"t{number}")
         self._ids[placeholder.op] = number
-        if type.dtype is DType.F32:
-            return Tensor(type, placeholder, placeholder)
-        return Tensor(type, lambda *i: placeholder(*i).astype("float32"), placeholder)
+        return Tensor(type, lambda *i: loaded(placeholder(*i), type.dtype), placeholder)
 
     def number(self, x: Tensor) -> int:
         """The position of a stored tensor among the plan's."""
@@ -183,7 +183,7 @@ class Builder:
         result = x.te if x.type.dtype is DType.F32 else None
         if result is None:
             result = te.compute(
-                self.shape(x.type.shape), lambda *i: _typed(x.element(*i), x.type.dtype), x.label or self.label
+                self.shape(x.type.shape), lambda *i: stored(x.element(*i), x.type.dtype), x.label or self.label
             )
         operands = _placeholders(result)
         names = {name for i in operands for name in self._types[self._ids[i.op]].symbols} | x.type.symbols
@@ -218,8 +218,11 @@ class Builder:
             return PlanTensor(self._types[i], place, key)
 
         tensors = tuple(placed(i) for i in range(len(self._types)))
-        numbers = [{name: self.number(x) for name, x in side.items()} for side in (inputs, outputs)]
-        return Plan(tensors, tuple(self._steps), *numbers)
+
+        def numbered(side: Mapping[str, Tensor]) -> dict[str, int]:
+            return {name: self.number(x) for name, x in side.items()}
+
+        return Plan(tensors, tuple(self._steps), numbered(inputs), numbered(outputs))
 
     # Expressions
 
@@ -249,7 +252,7 @@ class Builder:
         return tuple(map(self.size, dims))
 
     def points(self, type: TensorType, element: Callable[..., Expr], *of: Tensor) -> Tensor:
-        """The tensor of elements `element(*index)`, which read the operands `of` at that index; it is scheduled as they are."""
+        """The tensor of elements `element(*index)`, which read `of` at that index and are scheduled like `of`."""
         loops = POINTS
         for x in of:
             if x.loops and (x.reduces or loops == POINTS):
@@ -280,10 +283,23 @@ class Builder:
         return Tensor(TensorType(type.shape), result, result, loops)
 
 
-def _typed(value: Expr, dtype: DType) -> Expr:
-    if isinstance(value, int | float):
-        return tirx.const(value, TVM_DTYPES[dtype])
-    return value if dtype is DType.F32 else value.astype(TVM_DTYPES[dtype])
+def loaded(value: Expr, dtype: DType) -> Expr:
+    """An element as it is stored, as f32."""
+    if dtype is DType.BF16:  # the upper half of an f32
+        return tirx.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
+    return value if dtype is DType.F32 else value.astype("float32")
+
+
+def stored(value: Expr, dtype: DType) -> Expr:
+    """An element in f32 as it is stored: the nearest of its type, of two the even one."""
+    value = tirx.const(value, "float32") if isinstance(value, int | float) else value
+    if dtype is DType.BF16:
+        v = tirx.Var("v", "float32")
+        bits = tirx.reinterpret("uint32", v)
+        half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
+        nearest = tirx.Select(te.isnan(v), bits | tirx.const(0x400000, "uint32"), bits + half)
+        return tirx.Let(v, value, (nearest >> tirx.const(16, "uint32")).astype("uint16"))
+    return value if dtype is DType.F32 else value.astype(STORED[dtype])
 
 
 def _is_one(size: Expr) -> bool:
@@ -309,4 +325,4 @@ def _placeholders(tensor: Any) -> list[Any]:
 
 
 def _dtype(array: Array) -> DType:
-    return next(dtype for dtype, name in TVM_DTYPES.items() if name == array.dtype.name)
+    return next(dtype for dtype in DType if numpy_dtype(dtype) == array.dtype)

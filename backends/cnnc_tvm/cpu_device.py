@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnc.target import Array
 
 _ALIGNMENT = 64  # of all tensors, which generated code relies on
-_DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
+_DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
 
 
 class CpuDevice:

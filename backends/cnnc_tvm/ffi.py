@@ -51,16 +51,18 @@ def import_compiler() -> None:
 
 @cache
 def import_runtime() -> ModuleType:
-    """`tvm_ffi`, with TVM's runtime library loaded for the programs that call it; CnncError E0620 where it is missing."""
+    """`tvm_ffi`, with TVM's runtime library loaded for programs to call; CnncError E0620 where it is missing."""
     found = find_spec("tvm")
-    library = next((p / "lib" / _LIBRARY for p in map(Path, found.submodule_search_locations or ())), None) if found else None
+    library = (
+        next((p / "lib" / _LIBRARY for p in map(Path, found.submodule_search_locations or ())), None) if found else None
+    )
     try:
         with _without_torch():
             import tvm_ffi
         ctypes.CDLL(str(library or _LIBRARY), ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as e:
         raise _missing(f"cannot load its runtime: {e}") from e
-    return cast(ModuleType, tvm_ffi)
+    return tvm_ffi
 
 
 def _missing(why: str) -> Exception:

@@ -16,7 +16,7 @@ from cnnc.ir.op import Op
 from cnnc.ir.types import DType
 from cnnc.target import Rules
 from cnnc_tvm import rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape
-from cnnc_tvm.builder import TVM_DTYPES, Builder, Function, Tensor
+from cnnc_tvm.builder import Builder, Function, Tensor, loaded, stored
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.rules import Rule
 
@@ -27,9 +27,9 @@ TABLES = (rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool,
 """The modules that fill the tables of rules."""
 
 POINTWISE: frozenset[type[Op]] = frozenset({
-    ops.Abs, ops.Add, ops.BatchNorm, ops.Cast, ops.Clip, ops.Div, ops.Dropout, ops.Elu, ops.Exp, ops.Gelu, ops.HardSigmoid,
-    ops.HardSwish, ops.LeakyRelu, ops.Log, ops.Maximum, ops.Minimum, ops.Mul, ops.Neg, ops.Normalize, ops.Prelu, ops.Relu,
-    ops.Scale, ops.Selu, ops.Sigmoid, ops.Silu, ops.Sqrt, ops.Step, ops.Sub, ops.Tanh,
+    ops.Abs, ops.Add, ops.BatchNorm, ops.Cast, ops.Clip, ops.Div, ops.Dropout, ops.Elu, ops.Exp, ops.Gelu,
+    ops.HardSigmoid, ops.HardSwish, ops.LeakyRelu, ops.Log, ops.Maximum, ops.Minimum, ops.Mul, ops.Neg, ops.Normalize,
+    ops.Prelu, ops.Relu, ops.Scale, ops.Selu, ops.Sigmoid, ops.Silu, ops.Sqrt, ops.Step, ops.Sub, ops.Tanh,
 })  # fmt: skip
 """Ops each element of whose result reads each operand of its shape once, at its own place."""
 
@@ -81,8 +81,8 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
         return result
     exact = result
     if node.type.dtype is not DType.F32:  # as if it had been stored
-        low = TVM_DTYPES[node.type.dtype]
-        result = replace(exact, te=None, element=lambda *i: exact[i].astype(low).astype("float32"))
+        low = node.type.dtype
+        result = replace(exact, te=None, element=lambda *i: loaded(stored(exact[i], low), low))
     taken = [x for x in operands if x.loops]
     label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
     heart = next((x.node for x in taken if x.reduces), node.name)

@@ -62,14 +62,16 @@ class Plan:
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
 
     def slot_sizes(self, dims: Mapping[str, int]) -> dict[int, int]:
-        """Bytes of each slot: the largest of the tensors that lie in it. CnncError E0502 where a tensor is too large."""
+        """Bytes of each slot: those of its largest tensor. CnncError E0502 where a tensor has too many elements."""
         sizes: dict[int, int] = {}
         for tensor in self.tensors:
             if isinstance(tensor.key, int):
                 elements = evaluate(tensor.type.size, dims)
                 if elements >= MAX_ELEMENTS:
                     given = ", ".join(f"{name}={value}" for name, value in dims.items())
-                    raise error("E0502", f"{tensor.type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}")
+                    raise error(
+                        "E0502", f"{tensor.type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
+                    )
                 sizes[tensor.key] = max(sizes.get(tensor.key, 0), elements * tensor.type.dtype.size)
         return sizes
 
@@ -105,7 +107,9 @@ def _kernel(data: Mapping[str, Any]) -> Kernel:
     return Kernel(tuple(data["args"]), (x, y, z), (a, b, c))
 
 
-def place_in_slots(tensors: list[TensorType], views: Mapping[int, int], steps: tuple[Step, ...], kept: set[int]) -> dict[int, int]:
+def place_in_slots(
+    tensors: list[TensorType], views: Mapping[int, int], steps: tuple[Step, ...], kept: set[int]
+) -> dict[int, int]:
     """A slot for each tensor that steps write, such that no two tensors alive at once share one.
 
     `views` maps a tensor to the one whose memory it is; `kept` are read after the last step. A freed slot goes to the

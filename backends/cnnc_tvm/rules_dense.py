@@ -75,8 +75,8 @@ class Stamps:
     """The arithmetic of a transposed convolution seen from its output.
 
     Input row u stamps kernel row r onto output row i = u*s + r*d - top. So output row i is reached by those r for which
-    i + top - r*d is a multiple of s: with g = gcd(s, d) none unless g divides i + top, else every (s/g)-th, counted from
-    a first one that depends on i.
+    i + top - r*d is a multiple of s: with g = gcd(s, d) none unless g divides i + top, else every (s/g)-th, counted
+    from a first one that depends on i.
     """
 
     def __init__(self, b: Builder, op: ops.Deconv, x: Tensor) -> None:
@@ -122,9 +122,7 @@ def _(b: Builder, op: ops.Local, out: TensorType, x: Tensor, weight: Tensor, bia
 @rule(ops.MatMul)
 def _(b: Builder, op: ops.MatMul, out: TensorType, x: Tensor, y: Tensor) -> Tensor:
     left, right = spread(x, out.rank), spread(y, out.rank)
-    return b.reduce(
-        out, x.type.shape[-1:], lambda *i: left(*i[:-2], i[-1]) * right(*i[:-3], i[-1], i[-2])
-    )
+    return b.reduce(out, x.type.shape[-1:], lambda *i: left(*i[:-2], i[-1]) * right(*i[:-3], i[-1], i[-2]))
 
 
 @rule(ops.Rbf)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cnnc.target import Array
 
 _FLOATS = 256
-"""Accumulators a tile may have: TVM keeps buffers of up to 1,024 bytes on the stack, where LLVM makes them registers."""
+"""Accumulators of a tile at most: TVM keeps buffers of up to 1,024 bytes on the stack, LLVM then in registers."""
 
 
 def _lanes(channels: int) -> int:
@@ -141,6 +141,8 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
 def _by_output(weight: Array, groups: int) -> Array:
     """Weights [C, channels/groups, ...] of a transposed convolution as [channels, C/groups, ...]."""
     c, per_group, *kernel = weight.shape
-    return weight.reshape(groups, c // groups, per_group, *kernel).swapaxes(1, 2).reshape(groups * per_group, c // groups, *kernel)
-
-
+    return (
+        weight.reshape(groups, c // groups, per_group, *kernel)
+        .swapaxes(1, 2)
+        .reshape(groups * per_group, c // groups, *kernel)
+    )

@@ -25,9 +25,7 @@ def _(b: Builder, op: ops.Softmax | ops.LogSoftmax, out: TensorType, x: Tensor) 
         return replaced(i, op.axis, 0)
 
     largest = b.store(b.reduce(rows, over, lambda *i: x[replaced(i[:-1], op.axis, i[-1])], MAX))
-    total = b.store(
-        b.reduce(rows, over, lambda *i: exp(x[replaced(i[:-1], op.axis, i[-1])] - largest[i[:-1]]))
-    )
+    total = b.store(b.reduce(rows, over, lambda *i: exp(x[replaced(i[:-1], op.axis, i[-1])] - largest[i[:-1]])))
     if isinstance(op, ops.LogSoftmax):
         return b.points(out, lambda *i: x[i] - largest[row(i)] - c_function("log", total[row(i)]))
     return b.points(out, lambda *i: exp(x[i] - largest[row(i)]) / total[row(i)])
@@ -49,9 +47,7 @@ def _(b: Builder, op: ops.Lrn, out: TensorType, x: Tensor) -> Tensor:
     places = (op.size, op.size) if op.within else (op.size,)
     squares = b.reduce(out, places, within if op.within else across, loops=WINDOWS)
     scale = f32(op.alpha / prod(places))
-    return b.points(
-        out, lambda *i: x[i] / c_function("pow", f32(op.k) + scale * squares[i], f32(op.beta)), squares
-    )
+    return b.points(out, lambda *i: x[i] / c_function("pow", f32(op.k) + scale * squares[i], f32(op.beta)), squares)
 
 
 @rule(ops.LayerNorm)
@@ -59,9 +55,7 @@ def _(
     b: Builder, op: ops.LayerNorm, out: TensorType, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
     axis = op.axis
-    mean, scale = _statistics(
-        b, x, x.type.shape[:axis], x.type.shape[axis:], lambda *i: i, op.eps
-    )
+    mean, scale = _statistics(b, x, x.type.shape[:axis], x.type.shape[axis:], lambda *i: i, op.eps)
 
     def element(*i: Expr) -> Expr:
         value = (x[i] - mean[i[:axis]]) * scale[i[:axis]]
@@ -90,7 +84,12 @@ def _(
 
 
 def _statistics(
-    b: Builder, x: Tensor, rows: tuple[Dim, ...], over: tuple[Dim, ...], index: Callable[..., tuple[Expr, ...]], eps: float
+    b: Builder,
+    x: Tensor,
+    rows: tuple[Dim, ...],
+    over: tuple[Dim, ...],
+    index: Callable[..., tuple[Expr, ...]],
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The mean, and 1/sqrt(variance + eps), of each row of x; `index(*row, *k)` is where element k of a row lies."""
     count: Expr = f32(1)

@@ -93,9 +93,7 @@ def _(
     weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
 ) -> Tensor:  # fmt: skip
     gain, shift, mean, var = map(per_channel, (weight, bias, running_mean, running_var))
-    return b.points(
-        out, lambda *i: (x[i] - mean(*i)) * (gain(*i) / te.sqrt(var(*i) + f32(op.eps))) + shift(*i), x
-    )
+    return b.points(out, lambda *i: (x[i] - mean(*i)) * (gain(*i) / te.sqrt(var(*i) + f32(op.eps))) + shift(*i), x)
 
 
 @rule(ops.Scale)

@@ -59,9 +59,7 @@ def _(b: Builder, op: ops.AvgPool, out: TensorType, x: Tensor) -> Tensor:
 
     if not op.ceil and (op.count_include_pad or pads == (0, 0, 0, 0)):
         return b.points(out, lambda *i: sums[i] / f32(prod(op.kernel)), sums)
-    return b.points(
-        out, lambda n, c, i, j: sums[n, c, i, j] / (places(i, 0) * places(j, 1)).astype("float32"), sums
-    )
+    return b.points(out, lambda n, c, i, j: sums[n, c, i, j] / (places(i, 0) * places(j, 1)).astype("float32"), sums)
 
 
 @rule(ops.AdaptiveAvgPool)
@@ -80,9 +78,7 @@ def _(b: Builder, op: ops.AdaptiveAvgPool, out: TensorType, x: Tensor) -> Tensor
     # A cell that does not start on a multiple of its height can reach into one place more.
     largest = [_cell_size(size, count) for size, count in zip(x.type.shape[2:], op.size, strict=True)]
     sums = b.reduce(out, largest, element)
-    return b.points(
-        out, lambda n, c, i, j: sums[n, c, i, j] / (cell(i, 0)[1] * cell(j, 1)[1]).astype("float32"), sums
-    )
+    return b.points(out, lambda n, c, i, j: sums[n, c, i, j] / (cell(i, 0)[1] * cell(j, 1)[1]).astype("float32"), sums)
 
 
 def _cell_size(size: Dim, count: int) -> Dim:
@@ -101,7 +97,9 @@ def _(b: Builder, op: ops.GlobalMaxPool, out: TensorType, x: Tensor) -> Tensor:
 
 
 @rule(ops.ReduceMean, ops.ReduceSum, ops.ReduceMax, ops.ReduceMin)
-def _(b: Builder, op: ops.ReduceMean | ops.ReduceSum | ops.ReduceMax | ops.ReduceMin, out: TensorType, x: Tensor) -> Tensor:
+def _(
+    b: Builder, op: ops.ReduceMean | ops.ReduceSum | ops.ReduceMax | ops.ReduceMin, out: TensorType, x: Tensor
+) -> Tensor:
     how = {ops.ReduceMax: MAX, ops.ReduceMin: MIN}.get(type(op), SUM)
     return _reduced(b, x, out, op.axes, how, mean=isinstance(op, ops.ReduceMean))
 

@@ -27,7 +27,10 @@ def _(b: Builder, op: ops.RoiPool, out: TensorType, x: Tensor, rois: Tensor) -> 
         def bounds(m: Expr, i: Expr, end: Expr) -> Expr:
             first = edge(m, 1 - axis)
             extent = te.max(edge(m, 3 - axis) - first + 1, 1)
-            start, stop = tirx.indexdiv(i * extent, op.size[axis]), tirx.indexdiv((i + 1) * extent + op.size[axis] - 1, op.size[axis])
+            start, stop = (
+                tirx.indexdiv(i * extent, op.size[axis]),
+                tirx.indexdiv((i + 1) * extent + op.size[axis] - 1, op.size[axis]),
+            )
             return te.min(te.max(first + choose(end > 0, stop, start), 0), sizes[axis]).astype("float32")
 
         return b.store(b.moves(TensorType((out.shape[0], op.size[axis], 2)), bounds))

@@ -64,9 +64,7 @@ def padded(b: Builder, x: Tensor, out: TensorType, top: Dim, left: Dim, value: f
     dy, dx = b.size(top), b.size(left)
     return b.moves(
         out,
-        lambda n, c, i, j: te.if_then_else(
-            inside((i - dy, h), (j - dx, w)), x[n, c, i - dy, j - dx], f32(value)
-        ),
+        lambda n, c, i, j: te.if_then_else(inside((i - dy, h), (j - dx, w)), x[n, c, i - dy, j - dx], f32(value)),
     )
 
 

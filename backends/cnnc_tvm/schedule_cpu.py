@@ -25,7 +25,7 @@ def schedule(function: Function) -> Any:
 
 
 def prepare(sch: Any) -> tuple[Any, Any]:
-    """The blocks of the reduction, where there is one, and of the result. The reduction is made to work in a local buffer."""
+    """The blocks of the reduction, where there is one, and of the result; the reduction gets a local buffer."""
     *before, result = sch.get_child_blocks(sch.get_sblock("root"))
     if before:
         (reduction,) = before
@@ -37,7 +37,7 @@ def prepare(sch: Any) -> tuple[Any, Any]:
 
 
 def _elements(sch: Any, result: Any, *, fuse: bool) -> None:
-    """The last axis (the last two of an image, if elements are read at their own place) is left to LLVM to vectorise."""
+    """The last axis (of an image the last two, if elements are read at their own place) is LLVM's to vectorise."""
     loops = sch.get_loops(result)
     inner = 2 if fuse and len(loops) > 3 else 1
     if fuse and inner == 2:
