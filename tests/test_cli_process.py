@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,19 +28,6 @@ def test_the_installed_script_runs() -> None:
     assert script is not None
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("cnnc ")
-
-
-def test_check_of_resnet152_takes_less_than_half_a_second(tmp_path: Path) -> None:
-    """Start of the process included, with compiled bytecode as an installation has it; the processor's time."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
-    times = [1.0]
-    while min(times) >= 0.5 and len(times) < 20:  # the first one compiles; a busy machine stretches even its own time
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run("check", "resnet152", env=environment).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.5
 
 
 def test_standard_input_and_pipes() -> None:

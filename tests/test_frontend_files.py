@@ -157,8 +157,8 @@ def test_a_text_needs_no_file() -> None:
 
 def test_values_from_outside(tmp_path: Path) -> None:
     path = tmp_path / "m.cnn"
-    path.write_text("A = [3, 5]\nmodel M(ks=[1], act=relu) { input x: f32[N, 3, 8, 8] output y y = x -> concat for k in ks {"
-                    " conv(2, k, pad=half) -> act } }\n")  # fmt: skip
+    body = "y = x -> concat for k in ks { conv(2, k, pad=half) -> act }"
+    path.write_text(f"A = [3, 5]\nmodel M(ks=[1], act=relu) {{ input x: f32[N, 3, 8, 8] output y {body} }}\n")
     module = open_module(path)
     assert parse_value("[2, 4*2, true, half]") == [2, 8, True, "half"]
     assert parse_value("A", module) == [3, 5]

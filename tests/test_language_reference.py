@@ -18,7 +18,7 @@ def test_there_are_examples() -> None:
     assert any(code for code, _ in EXAMPLES)
 
 
-@pytest.mark.parametrize(("code", "text"), EXAMPLES, ids=[f"{i}-{code or 'ok'}" for i, (code, _) in enumerate(EXAMPLES)])
+@pytest.mark.parametrize(("code", "text"), EXAMPLES, ids=[f"{i}-{x[0] or 'ok'}" for i, x in enumerate(EXAMPLES)])
 def test_example(code: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / "example.cnn"
     file.write_text(text)

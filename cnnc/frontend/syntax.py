@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TypeAlias
+from dataclasses import dataclass
+from inspect import get_annotations
+from typing import Any, ClassVar, TypeAlias, dataclass_transform
 
 from cnnc.diagnostics import Span
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Name:
-    """An identifier, dotted or not: `conv`, `layer3.5`, `in.c`."""
+@dataclass_transform(frozen_default=True, eq_default=False)
+class _Fields:
+    """Fields declared as in a dataclass, with one constructor for all: to generate one for each class would slow the
+    start of every command."""
+
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.fields = (*cls.fields, *(name for name in get_annotations(cls)))
+
+    def __init__(self, *values: Any) -> None:
+        self.__dict__.update(zip(self.fields, values, strict=False))  # what is left out has its default
+
+
+class Syntax(_Fields):
+    """Base of the nodes of the tree: never changed, compared by identity."""
 
     span: Span
+
+
+class Name(Syntax):
+    """An identifier, dotted or not: `conv`, `layer3.5`, `in.c`."""
+
     text: str
 
     @property
@@ -21,134 +40,101 @@ class Name:
         return self.text.split(".")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Number:
-    span: Span
+class Number(Syntax):
     value: int | float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class String:
+class String(Syntax):
     """A string literal without its quotes; `{name}` in a label is replaced by the value of `name`."""
 
-    span: Span
     value: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Boolean:
-    span: Span
+class Boolean(Syntax):
     value: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class In:
+class In(Syntax):
     """`in`: the input of the def."""
 
-    span: Span
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ListOf:
-    span: Span
+class ListOf(Syntax):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Argument:
+class Argument(Syntax):
     """`value`, or `name=value`."""
 
-    span: Span
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arms:
+class Arms(Syntax):
     """`{ a | b }`: operands, each run on what flows here."""
 
-    span: Span
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loop:
+class Loop(Syntax):
     """`for names in over { body }`: a chain by itself, the arms of a merge after an op."""
 
-    span: Span
     names: tuple[Name, ...]
     over: Expr
     body: Arms
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Use:
+class Use(Syntax):
     """A name, called or not, with operands or not: `relu`, `conv(64, 3)`, `add { a | b }`, `concat for k in ks {}`."""
 
-    span: Span
     name: Name
     args: tuple[Argument, ...] | None = None
     operands: Arms | Loop | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Chain:
+class Chain(Syntax):
     """`a -> b -> c`, two steps or more."""
 
-    span: Span
     steps: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class Labelled(Syntax):
     """`label: body`."""
 
-    span: Span
     label: Name | String
     body: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cond:
+class Cond(Syntax):
     """`then if test else other`."""
 
-    span: Span
     then: Expr
     test: Expr
     other: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Logic:
+class Logic(Syntax):
     """`a and b and ...`, `a or b or ...`, or `not a`."""
 
-    span: Span
     op: str
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compare:
+class Compare(Syntax):
     """`a < b <= c`: every neighbouring pair holds."""
 
-    span: Span
     ops: tuple[str, ...]
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arith:
+class Arith(Syntax):
     """`left op right`, or `block * n`: repetition."""
 
-    span: Span
     op: str
     left: Expr
     right: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Minus:
-    span: Span
+class Minus(Syntax):
     item: Expr
 
 
@@ -158,135 +144,103 @@ Expr: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InputDim:
+class InputDim(Syntax):
     """A dim of an input, with its default where it has one: `3`, `N`, `16*h=224`."""
 
-    span: Span
     size: Expr
     default: Expr | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InputStmt:
-    span: Span
+class InputStmt(Syntax):
     names: tuple[Name, ...]
     dtype: Name
     dims: tuple[InputDim, ...]
     doc: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OutputStmt:
-    span: Span
+class OutputStmt(Syntax):
     names: tuple[Name, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bind:
-    span: Span
+class Bind(Syntax):
     names: tuple[Name, ...]
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Share:
+class Share(Syntax):
     """`shared name = block`."""
 
-    span: Span
     name: Name
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flow:
+class Flow(Syntax):
     """`value -> step -> ...` as a statement."""
 
-    span: Span
     chain: Chain
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Return:
-    span: Span
+class Return(Syntax):
     value: Expr
 
 
 Statement: TypeAlias = InputStmt | OutputStmt | Bind | Share | Flow | Return
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class Block(Syntax):
     """The statements between the braces of a def or model."""
 
-    span: Span
     statements: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parameter:
-    span: Span
+class Parameter(Syntax):
     name: Name
     default: Expr | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Alias:
+class Alias(Syntax):
     """`name as alias` of an import."""
 
-    span: Span
     name: Name
     alias: Name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Import:
-    span: Span
+class Import(Syntax):
     path: String
     names: tuple[Alias, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Const:
-    span: Span
+class Const(Syntax):
     name: Name
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Def:
-    span: Span
+class Def(Syntax):
     name: Name
     params: tuple[Parameter, ...]
     body: Expr | Block
     doc: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
+class Model(Syntax):
     """A model; the body of a variant is a call of another model."""
 
-    span: Span
     name: Name
     params: tuple[Parameter, ...]
     body: Block | Expr
     doc: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fact:
+class Fact(Syntax):
     """`measure(args) < bound <= bound` in a check block."""
 
-    span: Span
     measure: Name
     args: tuple[Argument, ...]
     ops: tuple[str, ...]
     bounds: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Check:
-    span: Span
+class Check(Syntax):
     name: Name
     args: tuple[Argument, ...]
     facts: tuple[Fact, ...]
@@ -302,13 +256,13 @@ class File:
     items: tuple[Item, ...]
 
 
-def walk(node: object) -> Iterator[object]:
-    """The node and everything in it that has a span, outermost first."""
+def walk(node: object) -> Iterator[Syntax]:
+    """The node and everything in it, outermost first."""
     stack = [node]
     while stack:
         top = stack.pop()
         if isinstance(top, tuple):
             stack.extend(reversed(top))
-        elif hasattr(top, "span"):
+        elif isinstance(top, Syntax):
             yield top
-            stack.extend(getattr(top, f.name) for f in reversed(fields(top)) if f.name != "span")  # type: ignore[arg-type]
+            stack.extend(getattr(top, name) for name in reversed(top.fields[1:]))
