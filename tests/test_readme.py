@@ -36,9 +36,10 @@ def commands(block: str) -> list[tuple[str, str]]:
 def matches(expected: str, printed: str) -> bool:
     lines = (
         "(?s:.*)" if line == "..." else ".*".join(map(re.escape, line.split("...")))
-        for line in expected.strip().splitlines()
+        for line in expected.strip("\n").splitlines()
     )
-    return re.fullmatch("\n".join(lines), printed.strip()) is not None
+    printed = "\n".join(line.rstrip() for line in printed.strip("\n").splitlines())
+    return re.fullmatch("\n".join(lines), printed) is not None
 
 
 CONSOLE = [x for block in blocks(README, "console") for x in commands(block)]

@@ -56,11 +56,11 @@ def main() -> None:
     scores = program(digit=held_out.images)["scores"]
     right = scores.argmax(1) == held_out.labels
     chosen = [*np.flatnonzero(~right)[:1], *np.flatnonzero(right)][: options.count]  # a mistake first, if there is one
-    table = Table.grid(padding=(0, 3, 1, 0))
     for i in chosen:
-        table.add_row(drawn(held_out.images[i]), top_three(scores[i], held_out.labels[i]))
-    console.print(table)
-    console.print(f"\n{right.sum()} of {right.size} held-out digits right ([bold]{right.mean():.2%}[/])")
+        row = Table.grid(padding=(0, 3))
+        row.add_row(drawn(held_out.images[i]), top_three(scores[i], held_out.labels[i]))
+        console.print(row, "")
+    console.print(f"{right.sum()} of {right.size} held-out digits right ([bold]{right.mean():.2%}[/])")
 
 
 if __name__ == "__main__":
