@@ -75,6 +75,15 @@ def test_the_committed_weights_are_small(dataset: ModuleType) -> None:
     assert dataset.WEIGHTS.stat().st_size < 300_000
 
 
+def test_the_picture_is_the_first_seven_held_out(dataset: ModuleType) -> None:
+    from cnnc.images import read_images
+
+    _, held_out = dataset.digits()
+    (port,) = cnnc.compile(cnnc.load(dataset.MODEL)).inputs
+    picture = read_images([DIGITS / "seven.png"], port)[0]
+    np.testing.assert_allclose(picture, held_out.images[held_out.labels == 7][0], atol=16 / 255)
+
+
 @pytest.mark.slow
 def test_training_learns(tmp_path: Path, dataset: ModuleType) -> None:
     """Two epochs of sixty: the loss falls, and the weights that it saves fit the network and read most digits."""
