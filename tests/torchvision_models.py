@@ -15,10 +15,10 @@ _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor
 import torchvision  # noqa: E402
 
 
-def network(name: str, **options: Any) -> nn.Module:
+def network(name: str, gain: float = 1, **options: Any) -> nn.Module:
     """A network of torchvision by its name, ready to be evaluated, every weight and statistic random.
 
-    Kernels start as He et al. have it, so that values neither vanish nor explode.
+    Kernels start as He et al. have it, times `gain`, so that values neither vanish nor explode.
     """
     builder = torchvision.models.get_model_builder(name)
     with torch.device("meta"):  # its own initialisers take seconds
@@ -26,7 +26,7 @@ def network(name: str, **options: Any) -> nn.Module:
     module.to_empty(device="cpu")
     torch.manual_seed(0)
     for layer in module.modules():
-        _start(layer)
+        _start(layer, gain)
     return module.eval()
 
 
@@ -37,9 +37,9 @@ def state(module: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _start(layer: nn.Module) -> None:
+def _start(layer: nn.Module, gain: float) -> None:
     if isinstance(layer, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(layer.weight)
+        nn.init.kaiming_normal_(layer.weight).mul_(gain)
         if layer.bias is not None:
             layer.bias.normal_(0, 0.2)
     elif isinstance(layer, nn.BatchNorm2d):
