@@ -542,3 +542,10 @@ def test_bytes_of_another_kind_are_refused() -> None:
         weights.from_bytes(b"\xff" * 64, "w")
     with pytest.raises(CnncError, match="E0402"):
         weights.from_bytes(weights.to_bytes({"w": np.zeros(3, np.int64)}), "w")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_files_have_the_mode_of_any_new_file(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    weights.save(tmp_path / f"w{suffix}", {"w": np.zeros(3, np.float32)})
+    assert (tmp_path / f"w{suffix}").stat().st_mode == (tmp_path / "plain").stat().st_mode

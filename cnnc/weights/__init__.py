@@ -74,10 +74,12 @@ def save(path: str | Path, weights: Mapping[str, Array]) -> None:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
+        mode = temporary.stat().st_mode
         try:
             save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
         except SafetensorError as e:
             raise io_error("write", path, OSError(str(e))) from None
+        temporary.chmod(mode)  # the library makes a file that its owner alone can read
 
 
 def to_bytes(weights: Mapping[str, Array]) -> bytes:
