@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget, cuda_device
-from cnnc_tvm.plan import Plan
-from cnnc_tvm.runtime import TvmProgram
-from cuda_emulator import emulated
-from numerics import Array, assert_agree, random_inputs, random_weights, single
 
 import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import TensorType
+from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget, cuda_device
+from cnnc_tvm.plan import Plan
+from cnnc_tvm.runtime import TvmProgram
+from cuda_emulator import emulated
+from numerics import Array, assert_agree, random_inputs, random_weights, single
 
 RESIDUAL = """
 def block(c) = add { conv(c, 3, pad=1, bias=false) -> bn -> relu -> conv(c, 3, pad=1) -> bn | id } -> relu
@@ -170,7 +170,7 @@ def test_cuda_is_compiled_without_a_gpu_and_refuses_to_run_there(arch: str, tmp_
     assert loaded.source() == text
     assert loaded.files().keys() == {"plan.json", "weights.safetensors", "kernels.fatbin", KERNEL_SOURCE}
     if cuda_is_absent():
-        with pytest.raises(CnncError, match="E0625.*NVIDIA GPU"):
+        with pytest.raises(CnncError, match=r"E0625.*NVIDIA GPU"):
             loaded(**random_inputs(graph, N=1))
 
 
@@ -203,9 +203,9 @@ def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_machines() -> None:
-    with pytest.raises(CnncError, match="E0622.*pentium9"):
+    with pytest.raises(CnncError, match=r"E0622.*pentium9"):
         CpuTarget().compile(relu(), {}, mcpu="pentium9")
-    with pytest.raises(CnncError, match="E0622.*turing"):
+    with pytest.raises(CnncError, match=r"E0622.*turing"):
         CudaTarget().compile(relu(), {}, arch="turing")
     with pytest.raises(CnncError, match="E0624"):  # it is written as one, but nvcc knows none of that number
         CudaTarget().compile(relu(), {}, arch="sm_999")
@@ -218,8 +218,18 @@ def test_an_older_cpu_can_be_compiled_for() -> None:
     assert_agree(graph, weights, inputs, CpuTarget().compile(graph, weights, mcpu="x86-64-v3")(**inputs))
 
 
+def test_constants_and_scalars() -> None:
+    graph = cnnc.load(
+        "model M { input x: f32[N, 3, 4, 4]  output y  y = add { mul { x | constant(2.5) } | "
+        "constant([1.0, 2.0, 3.0], shape=[3, 1, 1]) } }"
+    )
+    inputs = random_inputs(graph, N=2)
+    for target in ("cpu", "cuda"):
+        assert_agree(graph, {}, inputs, compiled(target, graph, {})(**inputs))
+
+
 def test_an_op_without_a_rule() -> None:
     graph = single(ops.Anchors([32], [1.0], 16), TensorType.parse("f32[N, 3, 8, 8]"))
     for target in (CpuTarget(), CudaTarget()):
-        with pytest.raises(CnncError, match="E0601.*anchors"):
+        with pytest.raises(CnncError, match=r"E0601.*anchors"):
             target.compile(graph, {})

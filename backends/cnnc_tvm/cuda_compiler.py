@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from ctypes.util import find_library
+from importlib.util import find_spec
 from pathlib import Path
 
 from cnnc.diagnostics import CnncError, error
@@ -31,8 +32,10 @@ def find_nvcc() -> str | None:
 
 
 def find_nvrtc() -> str | None:
-    """The name of the NVRTC library."""
-    return find_library("nvrtc")
+    """The NVRTC library: the system's, or that of a package such as nvidia-cuda-nvrtc."""
+    packages = find_spec("nvidia")
+    folders = map(Path, packages.submodule_search_locations or ()) if packages else ()
+    return find_library("nvrtc") or next((str(x) for f in folders for x in sorted(f.glob("*/lib/libnvrtc.so.*"))), None)
 
 
 def compiler() -> str:

@@ -42,6 +42,7 @@ class Device(Protocol):
 
     def call(self, step: Step, args: list[View], dims: Mapping[str, int]) -> Callable[[], object]:
         """The step as a function of nothing, to be called at each run."""
+        ...
 
 
 @dataclass(frozen=True)
