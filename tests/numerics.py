@@ -23,7 +23,13 @@ from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
+from cnnc.verification import NETWORK_TOLERANCE, random_inputs, random_weights
 from cnnc_numpy.evaluator import evaluate
+
+__all__ = [
+    "NETWORK_TOLERANCE", "TINY", "U_OUT", "Array", "U", "Weights", "assert_agree", "assert_close", "assert_node_agrees",
+    "node_bound", "random_inputs", "random_weights", "single",
+]  # fmt: skip
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Weights: TypeAlias = Mapping[str, Array]
@@ -34,37 +40,12 @@ U_OUT = {DType.F32: 0.0, DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
 """The same for the type a result is rounded to after it was computed in float32."""
 TINY = {DType.F32: 0.0, DType.F16: 2.0**-24, DType.BF16: 0.0}
 """The distance between denormal numbers, where rounding is absolute."""
-NETWORK_TOLERANCE = 1e-5
-"""max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
 
 
 def single(op: Op, *types: TensorType) -> Graph:
     """The graph of one node `node` on inputs `x0`, `x1`, ... of these types, with the output `y`."""
     inputs = tuple(Input(f"x{i}", x) for i, x in enumerate(types))
     return Graph("Single", inputs, {"y": Node.make(op, *inputs, name="node")})
-
-
-def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
-    """Weights that hide nothing: He-scaled matrices, and vectors away from 0 and 1, variances among them."""
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for name, param in graph.params.items():
-        shape = tuple(size_of(dim, {}) for dim in param.type.shape)
-        if param.init.value == 1.0:  # scales and variances
-            values = rng.uniform(0.5, 1.5, shape)
-        else:
-            values = rng.standard_normal(shape) * (np.sqrt(2 / prod(shape[1:])) if len(shape) > 1 else 0.2)
-        weights[name] = values.astype(numpy_dtype(param.type.dtype))
-    return weights
-
-
-def random_inputs(graph: Graph, seed: int = 0, **dims: int) -> dict[str, Array]:
-    """Standard normal inputs; `dims` binds the symbolic dims."""
-    rng = np.random.default_rng(seed + 1)
-    return {
-        x.name: rng.standard_normal(tuple(size_of(d, dims) for d in x.type.shape)).astype(numpy_dtype(x.type.dtype))
-        for x in graph.inputs
-    }
 
 
 def assert_agree(

@@ -1,7 +1,7 @@
 """The arrows of the architecture, held by reading every import: what may know of what.
 
     diagnostics <- files <- ir <- ops <- {frontend, passes, analysis} <- target <- {weights, artifact, images,
-    contracts} <- driver <- cnnc <- cli
+    contracts} <- driver <- verification <- cnnc <- cli
 
 A backend knows public cnnc and its own library; cnnc knows no backend.
 """
@@ -28,6 +28,7 @@ LAYERS = (
     {"target"},
     {"weights", "artifact", "images", "contracts"},
     {"driver"},
+    {"verification"},
     {""},  # cnnc/__init__.py, the public face
     {"cli"},
 )

@@ -14,7 +14,7 @@ from cnnc.ir.graph import Graph
 from cnnc.target import Status, Target
 
 if TYPE_CHECKING:
-    from cnnc.target import Weights
+    from cnnc.target import Array, Weights
     from cnnc_numpy.program import NumpyProgram
 
 
@@ -34,3 +34,14 @@ class NumpyTarget(Target):
         from cnnc_numpy.program import NumpyProgram
 
         return NumpyProgram.parse(files)
+
+    def reference(
+        self, graph: Graph, weights: Weights, inputs: Mapping[str, Array], *, exact: bool = True
+    ) -> dict[str, Array]:
+        """The outputs that every target is compared with: evaluated in float64, or unless `exact` with each value
+        rounded to its element type. CnncError E0601 for ops without a rule, E0320 for inputs that do not fit."""
+        import numpy as np
+
+        from cnnc_numpy.evaluator import evaluate
+
+        return evaluate(graph, weights, inputs, np.float64 if exact else None)

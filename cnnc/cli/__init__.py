@@ -17,7 +17,8 @@ from cnnc.cli.models import models
 from cnnc.cli.run import run
 from cnnc.cli.summary import summary
 from cnnc.cli.test import test
+from cnnc.cli.verify import verify
 
-main = App(commands=[check, test, summary, ir, compile_, run, models, targets, doctor, explain, completion])
+main = App(commands=[check, test, summary, ir, compile_, run, verify, models, targets, doctor, explain, completion])
 
 __all__ = ["main"]

@@ -1,0 +1,156 @@
+"""`cnnc verify`: do the targets and the optimiser compute what the model says?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnc.cli.console import findings, note, plural, print_json, print_table, report, working
+from cnnc.cli.files import ModelFile, Place
+from cnnc.cli.load import load
+from cnnc.cli.options import (
+    AS_JSON,
+    NO_SETTINGS,
+    NO_WEIGHTS,
+    Command,
+    Names,
+    Settings,
+    WeightSource,
+    model_options,
+    weight_options,
+)
+from cnnc.diagnostics import CnncError
+
+if TYPE_CHECKING:
+    from cnnc.verification import Case, Fault, Outcome
+
+MISMATCH = 9
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    cnnc verify net.cnn                                all targets that work here
+    cnnc verify resnet50 --targets cpu --dim H=64,W=64
+    cnnc verify net.cnn --weights net.safetensors --dtype f16
+    cnnc verify net-fold_batch_norm.repro              replay a mismatch
+    """,
+)
+@click.argument("place", metavar="FILE[:MODEL]|REPRODUCER", type=ModelFile())
+@click.option("--targets", type=Names(), help="Targets to verify [all that work here].")
+@weight_options
+@model_options
+@AS_JSON
+def verify(place: Place, targets: list[str] | None, source: WeightSource, settings: Settings, as_json: bool) -> int:
+    """Compare every target with the float64 reference.
+
+    Each target is run with the optimiser off and on, and one of them with each pass alone, on random inputs. The
+    reference is the model as written. An error beyond rounding is traced to the first wrong node; what is needed to
+    run that again is written to a folder, FILE-CULPRIT.repro. Inputs have a batch of 2 unless --dim says otherwise.
+    """
+    from cnnc.verification import Reproducer, Verification
+    from cnnc.verification import settings as settings_of
+
+    replaying = Path(place.path).is_dir()
+    if replaying:
+        if targets or source != NO_WEIGHTS or settings != NO_SETTINGS:
+            raise click.UsageError("a reproducer says all that is needed; the options are for a FILE")
+        reproducer = Reproducer.read(Path(place.path))
+        note(f"replaying: {reproducer.fault}")
+        case, plan = reproducer.case, [reproducer.setting]
+    else:
+        case, plan = _case(place, settings, source), settings_of(targets or _working())
+    with working("computing the reference in float64"):
+        verification = Verification(case)
+    outcomes: list[Outcome] = []
+    faults: list[Fault] = []
+    for i, setting in enumerate(plan):
+        with working(f"{i + 1}/{len(plan)}: {setting}"):
+            outcome = verification.check(setting)
+        if outcome.unsupported and targets:
+            raise outcome.unsupported
+        outcomes.append(outcome)
+        blamed = {fault.culprit for fault in faults}
+        if not outcome.ok and blamed.isdisjoint({setting.target, *setting.passes}):
+            with working(f"{setting}: looking for the first wrong node"):
+                faults.append(verification.locate(outcome))
+    diagnostics = [fault.diagnostic(Path(place.path) if replaying else _write(place, fault)) for fault in faults]
+    if as_json:
+        print_json({**findings(diagnostics), "settings": [_json(x) for x in outcomes]})
+    else:
+        _print(outcomes)
+        report(diagnostics)
+    return MISMATCH if faults else 0
+
+
+def _case(place: Place, settings: Settings, source: WeightSource) -> Case:
+    from cnnc import weights
+    from cnnc.verification import random_case
+
+    graph = load(place, settings)
+    given = None
+    if source.weights is not None:
+        given = weights.load(source.weights, graph, strict=source.strict, warn=lambda odd: report([odd]))
+    return random_case(graph, given, source.seed or 0)
+
+
+def _working() -> list[str]:
+    """The targets that work on this machine, first the one that is quickest to compile for."""
+    from cnnc.target import targets
+
+    return sorted((name for name, cls in targets().items() if cls().status().works), key=lambda name: name != "numpy")
+
+
+def _write(place: Place, fault: Fault) -> Path | None:
+    """The folder that the reproducer was written to; None, and why is reported, if it cannot be."""
+    folder = Path(f"{place.stem}-{fault.culprit}.repro")
+    try:
+        fault.write(folder)
+    except CnncError as e:
+        report(e.diagnostics)
+        return None
+    return folder
+
+
+def _print(outcomes: Sequence[Outcome]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for title in ("target", "optimiser", "max error", "bound", "verdict"):
+        table.add_column(title, justify="right" if title in ("max error", "bound") else "left")
+    for outcome in outcomes:
+        worst = outcome.worst
+        numbers = (f"{worst.error:.1e}", f"{worst.bound:.1e}") if worst else ("", "")
+        table.add_row(outcome.setting.target, outcome.setting.optimiser, *numbers, _verdict(outcome))
+    print_table(table)
+    wrong, unsupported = sum(not x.ok for x in outcomes), sum(x.unsupported is not None for x in outcomes)
+    right = len(outcomes) - wrong - unsupported
+    click.echo(f"{plural(len(outcomes), 'comparison')}: {right} right, {wrong} wrong, {unsupported} not supported")
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.unsupported:
+        return f"not supported: {outcome.unsupported.diagnostics[0].message}"
+    worst = outcome.worst
+    if worst is None or not worst.mismatch:
+        return "rounding" if worst and worst.error else "exact"
+    return f"MISMATCH: output `{worst.output}` {worst.mismatch}"
+
+
+def _json(outcome: Outcome) -> dict[str, Any]:
+    outputs = {
+        x.output: {"error": x.error if math.isfinite(x.error) else None, "bound": x.bound, "ok": not x.mismatch}
+        for x in outcome.agreements
+    }
+    return {
+        "target": outcome.setting.target,
+        "passes": list(outcome.setting.passes),
+        "verdict": _verdict(outcome),
+        "ok": outcome.ok,
+        "outputs": outputs,
+    }

@@ -1,0 +1,127 @@
+"""How far a result may be from the reference, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import numpy as np
+
+from cnnc.diagnostics import error
+from cnnc.ir.types import DType
+from cnnc.target import numpy_dtype, target
+from cnnc.verification.case import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cnnc.ir.graph import Graph, Value
+    from cnnc.target import Array, Weights
+
+NETWORK_TOLERANCE: Final = 1e-5
+"""max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
+
+
+class Reference(Protocol):
+    """What the target `numpy` offers beside programs."""
+
+    def reference(
+        self, graph: Graph, weights: Weights, inputs: Mapping[str, Array], *, exact: bool = True
+    ) -> dict[str, Array]: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a result: what the reference has there, and what was computed."""
+
+    index: tuple[int, ...]
+    expected: float
+    got: float
+
+    def __str__(self) -> str:
+        return f"at {list(self.index)}: expected {self.expected:.7g}, got {self.got:.7g}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one output compares with the reference; `error` and `bound` are relative to its largest value.
+
+    `mismatch` says what is wrong with it, '' if nothing is; `worst` is where, unless it has another shape or type.
+    """
+
+    output: str
+    error: float
+    bound: float
+    mismatch: str = ""
+    worst: Place | None = None
+
+
+class Expected:
+    """The float64 values of the outputs of a case, and the bound of each.
+
+    The bound is `NETWORK_TOLERANCE`. Where the graph has f16 or bf16 it is at least twice what rounding every value
+    to its element type does.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._numpy = cast(Reference, target("numpy"))
+        self.values = self._numpy.reference(case.graph, case.weights, case.inputs)
+
+    @cached_property
+    def bounds(self) -> dict[str, float]:
+        """The absolute bound of each output."""
+        graph = self._case.graph
+        bounds = {name: NETWORK_TOLERANCE * _size(value) for name, value in self.values.items()}
+        values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
+        if any(x.type.dtype is not DType.F32 for x in values):
+            rounded = self._numpy.reference(graph, self._case.weights, self._case.inputs, exact=False)
+            for name, value in self.values.items():
+                delta = rounded[name].astype(np.float64) - value
+                bounds[name] = max(bounds[name], 2 * _size(delta))
+        return bounds
+
+    def check_varied(self) -> None:
+        """CnncError E0802 for an output of which all values are the same: agreement on it would show nothing."""
+        for name, value in self.values.items():
+            if value.size > 1 and (value == value.flat[0]).all():
+                raise error(
+                    "E0802", f"output `{name}` is {value.flat[0]:.6g} everywhere: comparing it would show nothing",
+                    help="give weights or another `--seed`",
+                )  # fmt: skip
+
+    def compare(self, outputs: Mapping[str, Array]) -> tuple[Agreement, ...]:
+        """How these outputs compare, in order."""
+        return tuple(self._agreement(name, outputs.get(name)) for name in self.values)
+
+    def _agreement(self, name: str, got: Array | None) -> Agreement:
+        expected, scale = self.values[name], _size(self.values[name]) or 1.0
+        bound, dtype = self.bounds[name], numpy_dtype(self._case.graph.outputs[name].type.dtype)
+        if got is None or got.shape != expected.shape or got.dtype != dtype:
+            what = "missing" if got is None else f"{got.dtype}{list(got.shape)}"
+            return Agreement(name, np.inf, bound / scale, f"is {what}, not {dtype}{list(expected.shape)}")
+        stored, wide = expected.astype(dtype).astype(np.float64), got.astype(np.float64)
+        finite = np.isfinite(stored)
+        misplaced = ~finite & ~((wide == stored) | (np.isnan(wide) & np.isnan(stored))) | finite & ~np.isfinite(wide)
+        if misplaced.any():
+            return Agreement(
+                name, np.inf, bound / scale, "has NaN or Inf at other places", _place(misplaced, expected, wide)
+            )
+        delta = np.where(finite, np.abs(wide - np.where(finite, expected, 0)), 0)
+        error = float(delta.max(initial=0))
+        mismatch = "is wrong" if error > bound else ""
+        return Agreement(name, error / scale, bound / scale, mismatch, _place(delta, expected, wide))
+
+
+def _size(values: Array) -> float:
+    """The largest finite absolute value."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
+def _place(where: Array, expected: Array, got: Array) -> Place | None:
+    """The place at which `where` is largest."""
+    if not where.size:
+        return None
+    index = tuple(map(int, np.unravel_index(int(where.argmax()), where.shape)))
+    return Place(index, float(expected[index]), float(got[index]))

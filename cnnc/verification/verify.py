@@ -1,0 +1,102 @@
+"""Running a case in many settings, and tracing what is wrong to its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cnnc import driver
+from cnnc.diagnostics import CnncError
+from cnnc.ir.graph import Graph, Node
+from cnnc.verification.agreement import Agreement, Expected
+from cnnc.verification.case import Case
+from cnnc.verification.fault import Fault
+from cnnc.verification.setting import Setting
+
+UNSUPPORTED = 7
+"""The exit status of errors by which a target says that it cannot do this."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a setting: how each output compares, or why the target cannot do it."""
+
+    setting: Setting
+    agreements: tuple[Agreement, ...]
+    unsupported: CnncError | None = None
+
+    @property
+    def worst(self) -> Agreement | None:
+        """The output furthest beyond its bound, or nearest to it; None if there is nothing to compare."""
+        return max(self.agreements, key=lambda x: (bool(x.mismatch), x.error - x.bound), default=None)
+
+    @property
+    def ok(self) -> bool:
+        return not any(x.mismatch for x in self.agreements)
+
+
+class Verification:
+    """The comparisons of one case, against one evaluation of its reference."""
+
+    def __init__(self, case: Case) -> None:
+        """CnncError E0802 if an output of the reference has the same value everywhere; those of the target `numpy`
+        for a graph that it cannot evaluate."""
+        self.case = case
+        self._expected = Expected(case)
+        self._expected.check_varied()
+
+    def check(self, setting: Setting) -> Outcome:
+        """Compile and run the case in a setting, and compare. Errors other than of an unsupported target are raised."""
+        try:
+            return Outcome(setting, _compare(self.case, setting, self._expected))
+        except CnncError as e:
+            if e.exit_status != UNSUPPORTED:
+                raise
+            return Outcome(setting, (), e)
+
+    def locate(self, outcome: Outcome) -> Fault:
+        """What is at fault in an outcome that is not ok: the pass or the target, and the first wrong node."""
+        setting = self._shortest(outcome.setting)
+        # A pass whose result is right on the reference's own target only brought a fault of the target to light.
+        by_pass = bool(setting.passes) and not self.check(replace(setting, target="numpy")).ok
+        agreement = next(x for x in self.check(setting).agreements if x.mismatch)
+        last = self.case.graph.outputs[agreement.output]
+        found: dict[Node, Agreement] = {}
+
+        def wrong(node: Node) -> bool:
+            if node not in found:
+                (found[node],) = _compare(self.case.pruned(node), setting)
+            return bool(found[node].mismatch)
+
+        if not isinstance(last, Node) or not wrong(last):  # it takes the whole graph to show it
+            return Fault(setting, by_pass, self.case, None, agreement)
+        node = first_wrong(self.case.graph, last, wrong)
+        return Fault(setting, by_pass, self.case.pruned(node), node, found[node])
+
+    def _shortest(self, setting: Setting) -> Setting:
+        """The setting with only as many of its passes as it takes to go wrong."""
+        prefixes = (replace(setting, passes=setting.passes[:n]) for n in range(len(setting.passes)))
+        return next((x for x in prefixes if not self.check(x).ok), setting)
+
+
+def first_wrong(graph: Graph, last: Node, wrong: Callable[[Node], bool]) -> Node:
+    """A wrong node whose operands are right, at or before `last`, which is wrong.
+
+    The binary search assumes that what follows a wrong node is wrong too. Where that does not hold, as on another
+    branch, it may end at a node with a wrong operand, and goes on from there.
+    """
+    while True:
+        nodes = graph.with_outputs({last.name: last}).nodes
+        right, bad = -1, len(nodes) - 1
+        while bad - right > 1:
+            middle = (right + bad) // 2
+            right, bad = (right, middle) if wrong(nodes[middle]) else (middle, bad)
+        operand = next((x for x in nodes[bad].inputs if isinstance(x, Node) and wrong(x)), None)
+        if operand is None:
+            return nodes[bad]
+        last = operand
+
+
+def _compare(case: Case, setting: Setting, expected: Expected | None = None) -> tuple[Agreement, ...]:
+    program = driver.compile(case.graph, setting.target, case.weights, optimise=0, passes=",".join(setting.passes))
+    return (expected or Expected(case)).compare(program(**case.inputs))
