@@ -14,7 +14,7 @@ from cnnc_numpy.evaluator import evaluate
 from networks import MODELS, assert_alive
 from numerics import Array, assert_agree, random_inputs, random_weights
 
-TARGETS = ("numpy", "torch", "onnx")
+TARGETS = ("numpy", "torch", "onnx", "cpu")
 
 SMALL = {"H": 64, "W": 96}
 """Rows and columns for networks that take images of any size: small, and not square."""
@@ -35,6 +35,10 @@ GAINS = {"mobilenet_v2": 0.8, "mobilenet_v3": 0.9}
 """Factors for the kernels of networks whose clipped and gated values would otherwise amplify every rounding."""
 
 
+SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "overfeat", "unet", "frrn"}
+"""Large networks made of the same layers as a smaller or better known one."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A network with weights, a batch of three and what the reference makes of it."""
@@ -45,7 +49,9 @@ class Case:
     reference: Mapping[str, Array]
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else ()) for name in SIZES]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     """One model at a time: all its targets, then the next."""
     file, _, model = request.param.partition(":")
