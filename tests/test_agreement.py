@@ -31,8 +31,9 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 """The models, and dims that make them small."""
 
-GAINS = {"mobilenet_v2": 0.8, "mobilenet_v3": 0.9}
-"""Factors for the kernels of networks whose clipped and gated values would otherwise amplify every rounding."""
+GAINS = {"mobilenet_v2": 0.8, "mobilenet_v3": 0.9, "twohead": 0.7}
+"""Factors for the kernels of networks whose clipped and gated values would otherwise amplify every rounding, or whose
+softmax would be one class for certain."""
 
 
 SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "overfeat", "unet", "frrn"}
