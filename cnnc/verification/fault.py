@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,21 +45,24 @@ class Fault:
 
     @property
     def message(self) -> str:
-        who = f"pass `{self.culprit}` makes" if self.by_pass else f"target `{self.culprit}` gives"
-        what = f"output `{self.agreement.output}`" if self.node is None else f"`{self.node.name}`"
-        wrong = "another value" if self.agreement.mismatch == "is wrong" else f"a result that {self.agreement.mismatch}"
-        return f"{who} {what} {wrong}"
+        who = f"pass `{self.culprit}` changes the" if self.by_pass else f"target `{self.culprit}` computes another"
+        node = self.node
+        return f"{who} value of " + (f"`{node.name}` ({node.op.name})" if node else f"output `{self.agreement.output}`")
 
     def diagnostic(self, reproducer: Path | None = None) -> Diagnostic:
         """E0801 at the line of the node; `reproducer` is where the fault can be replayed."""
         origin = self.node.origin if self.node else None
-        at = self.agreement.worst
-        notes = [f"max error {self.agreement.error:.1e} of the largest value, bound {self.agreement.bound:.1e}"]
-        notes += [str(at)] if at else []
+        found = self.agreement
+        what = str(found.worst) if found.worst else ""
+        notes = [what] if what and not origin else []
+        if math.isfinite(found.error):
+            notes += [f"the largest error is {found.error:.1e} of the largest value, the bound {found.bound:.1e}"]
+        else:
+            notes += [f"the result {found.mismatch}"]
         notes += [f"compiled for {self.setting}"]
         return Diagnostic(
             "E0801", self.message,
-            (Label(origin.span, str(self.node.op) if self.node else "", primary=True),) if origin else (),
+            (Label(origin.span, what, primary=True),) if origin else (),
             origin.frame.path() if origin and origin.frame else (),
             help=Help(f"replay it with `cnnc verify {reproducer}`") if reproducer else None, notes=tuple(notes),
         )  # fmt: skip
