@@ -211,10 +211,11 @@ class _Growing:
             count = max(count, 1)
         probe = ops.Crop((0, 0)) if cls is ops.Crop else cls()
         fitting = [y for y in [*self.values, *self.constant] if _takes(probe, x, y)]
-        if issubclass(cls, Merge | ops.Sub | ops.Div) and self.draw(st.integers(0, 3)) == 3:
+        arithmetic = issubclass(cls, Merge | ops.Sub | ops.Div)
+        if arithmetic and ops.Constant in self.of and self.draw(st.integers(0, 3)) == 3:
             fitting = [self.add(ops.Constant, x)]
         if cls is ops.Sub:  # x - x is 0 whatever x is
-            fitting = [y for y in fitting if y is not x] or [self.add(ops.Constant, x)]
+            fitting = [y for y in fitting if y is not x] or [self.node(ops.Neg(), x)]
         if cls is ops.MatMul and not fitting:
             rank = x.type.rank
             fitting = [self.node(ops.Transpose((*range(rank - 2), rank - 1, rank - 2)), x)]
@@ -249,11 +250,12 @@ def _fits(cls: type[Op], x: Value) -> bool:
 
 
 def _takes(op: Op, *operands: Value) -> bool:
+    """Whether the op takes these operands and keeps the batch in front: [N, 5] broadcast with [N, 3, 1, 5] does not."""
     try:
-        op.result(*(x.type for x in operands))
+        out = op.result(*(x.type for x in operands))
     except OpError:
         return False
-    return True
+    return all(isinstance(dim, int) for dim in out.shape[1:])
 
 
 def to_cnn(graph: Graph) -> str:
