@@ -161,6 +161,21 @@ def test_fold_batch_norm_refuses(body: str, head: str, node: str, reason: str) -
     assert deviation(before, after) < FOLDING_TOLERANCE
 
 
+def test_a_shared_batch_norm_stays() -> None:
+    before = model("shared n = bn  y = x -> n -> relu -> n")
+    after, reasons = run(before, "fold_batch_norm")
+    assert names_of(after.graph) == ["bn", "relu", "bn"]
+    assert set(reasons.values()) == {"the parameters of `0` are shared", "the parameters of `2` are shared"}
+    assert deviation(before, after) == 0
+
+
+def test_a_shared_batch_norm_folds_into_layers_of_their_own() -> None:
+    before = model("shared n = bn  y = x -> conv(4, 3) -> n -> relu -> conv(4, 3) -> n")
+    after, _ = run(before, "fold_batch_norm")
+    assert names_of(after.graph) == ["conv", "relu", "conv"]
+    assert deviation(before, after) < FOLDING_TOLERANCE
+
+
 def test_a_layer_that_is_an_output_is_not_changed() -> None:
     before = cnnc.load("model M { input x: f32[2, 4, 8, 8] output y, z z = x -> conv(4, 3) y = z -> bn }")
     after, reasons = run(before, "fold_batch_norm")

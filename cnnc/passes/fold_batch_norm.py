@@ -49,6 +49,8 @@ def into_scale(node: Node, sweep: Sweep) -> Value | None:
     """A batch norm on its own as one multiplication and one addition."""
     if not isinstance(node.op, ops.BatchNorm) or node.type.dtype is not DType.F32:
         return None
+    if not all(map(sweep.owned, node.params.values())):
+        raise Refusal(f"the parameters of `{node.name}` are shared")
     scale, shift = affine(node, sweep)
     like = node.params["weight"]
     params = {
