@@ -31,6 +31,11 @@ class Reference(Protocol):
     ) -> dict[str, Array]: ...
 
 
+def reference(case: Case, *, exact: bool = True) -> dict[str, Array]:
+    """The outputs of a case in float64; unless `exact` with each value rounded to its element type."""
+    return cast(Reference, target("numpy")).reference(case.graph, case.weights, case.inputs, exact=exact)
+
+
 @dataclass(frozen=True)
 class Place:
     """A place of a result: what the reference has there, and what was computed."""
@@ -64,10 +69,10 @@ class Expected:
     to its element type does.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, values: Mapping[str, Array] | None = None) -> None:
+        """`values` are given where they are known already."""
         self._case = case
-        self._numpy = cast(Reference, target("numpy"))
-        self.values = self._numpy.reference(case.graph, case.weights, case.inputs)
+        self.values = reference(case) if values is None else values
 
     @cached_property
     def bounds(self) -> dict[str, float]:
@@ -76,7 +81,7 @@ class Expected:
         bounds = {name: NETWORK_TOLERANCE * _size(value) for name, value in self.values.items()}
         values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
         if any(x.type.dtype is not DType.F32 for x in values):
-            rounded = self._numpy.reference(graph, self._case.weights, self._case.inputs, exact=False)
+            rounded = reference(self._case, exact=False)
             for name, value in self.values.items():
                 delta = rounded[name].astype(np.float64) - value
                 bounds[name] = max(bounds[name], 2 * _size(delta))

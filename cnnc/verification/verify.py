@@ -11,6 +11,7 @@ from cnnc.ir.graph import Graph, Node
 from cnnc.verification.agreement import Agreement, Expected
 from cnnc.verification.case import Case
 from cnnc.verification.fault import Fault
+from cnnc.verification.reduce import around
 from cnnc.verification.setting import Setting
 
 UNSUPPORTED = 7
@@ -42,16 +43,21 @@ class Verification:
         """CnncError E0802 if an output of the reference has the same value everywhere; those of the target `numpy`
         for a graph that it cannot evaluate."""
         self.case = case
+        self._refusals: dict[str, CnncError] = {}
         self._expected = Expected(case)
         self._expected.check_varied()
 
     def check(self, setting: Setting) -> Outcome:
         """Compile and run the case in a setting, and compare. Errors other than of an unsupported target are raised."""
+        if setting.target in self._refusals:
+            return Outcome(setting, (), self._refusals[setting.target])
         try:
             return Outcome(setting, _compare(self.case, setting, self._expected))
         except CnncError as e:
             if e.exit_status != UNSUPPORTED:
                 raise
+            if e.diagnostics[0].code != "E0601":  # an op without a rule: passes may replace it
+                self._refusals[setting.target] = e
             return Outcome(setting, (), e)
 
     def locate(self, outcome: Outcome) -> Fault:
@@ -71,6 +77,11 @@ class Verification:
         if not isinstance(last, Node) or not wrong(last):  # it takes the whole graph to show it
             return Fault(setting, by_pass, self.case, None, agreement)
         node = first_wrong(self.case.graph, last, wrong)
+        for depth in (1, 2, 4, 8):  # the fewest steps before the node that show it, of these
+            small = around(self.case, node, depth)
+            (agreement,) = _compare(small, setting)
+            if agreement.mismatch:
+                return Fault(setting, by_pass, small, node, agreement)
         return Fault(setting, by_pass, self.case.pruned(node), node, found[node])
 
     def _shortest(self, setting: Setting) -> Setting:
