@@ -355,3 +355,13 @@ def test_biases_and_statistics_are_not_at_their_start() -> None:
     for name, array in CASE.weights.items():
         assert np.unique(array).size > 1, name
         assert not np.isin(array, (0, 1)).any(), name
+
+
+def test_a_pass_that_brings_a_fault_of_the_target_to_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = onnx_rules._rules[ops.Scale]
+    monkeypatch.setitem(onnx_rules._rules, ops.Scale, lambda op, e, x, weight, bias: scale(op, e, x, bias, weight))
+    verification = Verification(random_case(cnnc.load("model M { input x: f32[N, 4, 5, 5] output y y = x -> b: bn }")))
+    assert verification.check(Setting("onnx")).ok
+    fault = verification.locate(verification.check(Setting("onnx", ON)))
+    assert fault.message == "target `onnx` computes another value of `b` (bn)"
+    assert fault.setting.passes[-1] == "fold_batch_norm"

@@ -63,8 +63,9 @@ class Verification:
     def locate(self, outcome: Outcome) -> Fault:
         """What is at fault in an outcome that is not ok: the pass or the target, and the first wrong node."""
         setting = self._shortest(outcome.setting)
-        # A pass whose result is right on the reference's own target only brought a fault of the target to light.
-        by_pass = bool(setting.passes) and not self.check(replace(setting, target="numpy")).ok
+        # A pass whose result is right on the target of the reference only brought a fault of this one to light.
+        sound = self.check(replace(setting, target="numpy"))
+        by_pass = bool(setting.passes) and (not sound.ok or sound.unsupported is not None)
         agreement = next(x for x in self.check(setting).agreements if x.mismatch)
         last = self.case.graph.outputs[agreement.output]
         found: dict[Node, Agreement] = {}
