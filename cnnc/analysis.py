@@ -84,6 +84,9 @@ _Extent: TypeAlias = tuple[Fraction, Fraction]
 """Size and stride along one axis; the size is kept unrounded."""
 
 
+_PIXEL: _Extent = (Fraction(1), Fraction(1))
+
+
 def receptive_fields(graph: Graph) -> dict[Value, Field | None]:
     """The receptive field of each value of images; None where it has none, as after a global pool or `flatten`.
 
@@ -92,7 +95,7 @@ def receptive_fields(graph: Graph) -> dict[Value, Field | None]:
     """
     extents: dict[Value, tuple[_Extent, _Extent] | None] = {}
     for x in graph.inputs:
-        extents[x] = ((Fraction(1), Fraction(1)),) * 2 if x.type.rank == 4 else None
+        extents[x] = (_PIXEL, _PIXEL) if x.type.rank == 4 else None
     for node in graph.nodes:
         extents[node] = _see(node, extents)
     return {value: None if both is None else _field(both) for value, both in extents.items()}

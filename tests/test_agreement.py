@@ -10,9 +10,16 @@ import pytest
 
 import cnnc
 from cnnc.ir.graph import Graph
+from cnnc.target import Program
 from cnnc_numpy.evaluator import evaluate
+from cnnc_tvm import KERNELS
+from cnnc_tvm.runtime import TvmProgram
+from cuda_emulator import emulated
 from networks import MODELS, assert_alive
 from numerics import Array, assert_agree, random_inputs, random_weights
+
+FATBIN = bytes.fromhex("50ed55ba")
+"""How nvcc's containers of machine code begin."""
 
 TARGETS = ("numpy", "torch", "onnx", "cpu")
 
@@ -40,10 +47,18 @@ SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "re
 """Large networks made of the same layers as a smaller or better known one."""
 
 
+EMULATED = {
+    "mlp", "lecun1989", "lenet5", "lenet5:LeNet5_1998", "nin", "resnet18", "resnet50", "densenet121", "squeezenet",
+    "shufflenet_v2", "mobilenet_v2", "mobilenet_v3", "autoencoder", "dcgan", "twohead",
+}  # fmt: skip
+"""The networks whose CUDA kernels are run as well as compiled, on the CPU: those of little arithmetic."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A network with weights, a batch of three and what the reference makes of it."""
 
+    name: str
     graph: Graph
     weights: Mapping[str, Array]
     inputs: Mapping[str, Array]
@@ -63,12 +78,25 @@ def case(request: pytest.FixtureRequest) -> Case:
     reference = evaluate(graph, weights, inputs)
     for output in reference.values():
         assert_alive(output)
-    return Case(graph, weights, inputs, reference)
+    return Case(request.param, graph, weights, inputs, reference)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_agrees_with_the_reference_at_any_batch(case: Case, target: str) -> None:
-    program = cnnc.compile(case.graph, target, case.weights)
+    assert_agrees(case, cnnc.compile(case.graph, target, case.weights))
+
+
+def test_compiles_for_cuda(case: Case) -> None:
+    """By nvcc for a real architecture; a GPU is not here, so the kernels of the smaller networks run emulated."""
+    program = cnnc.compile(case.graph, "cuda", case.weights, arch="sm_90")
+    assert isinstance(program, TvmProgram)
+    assert program.files()[KERNELS].startswith(FATBIN)
+    assert all(f" {name}_kernel(" in program.source() for name in program.plan.kernels)
+    if case.name in EMULATED:
+        assert_agrees(case, emulated(program))
+
+
+def assert_agrees(case: Case, program: Program) -> None:
     three, one = (program(**{name: array[:n] for name, array in case.inputs.items()}) for n in (3, 1))
     outputs = {name: np.concatenate([three[name], one[name]]) for name in three}
     reference = {name: np.concatenate([array, array[:1]]) for name, array in case.reference.items()}

@@ -1,7 +1,7 @@
 """The arrows of the architecture, held by reading every import: what may know of what.
 
-    diagnostics <- files <- ir <- ops <- {frontend, passes, analysis} <- target <- {weights, artifact, images,
-    contracts} <- driver <- verification <- cnnc <- cli
+    diagnostics <- files <- ir <- ops <- {frontend, passes, analysis} <- target <- {weights, images,
+    contracts} <- artifact <- driver <- verification <- cnnc <- cli
 
 A backend knows public cnnc and its own library; cnnc knows no backend.
 """
@@ -26,7 +26,8 @@ LAYERS = (
     {"ops"},
     {"frontend", "passes", "analysis"},
     {"target"},
-    {"weights", "artifact", "images", "contracts"},
+    {"weights", "images", "contracts"},
+    {"artifact"},
     {"driver"},
     {"verification"},
     {""},  # cnnc/__init__.py, the public face
