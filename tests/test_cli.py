@@ -287,7 +287,9 @@ def test_every_command_has_examples_and_a_short_help(cli: Cli, name: str) -> Non
 def test_help_and_version(cli: Cli) -> None:
     assert cli("--help").stdout == cli("-h").stdout
     assert cli("--version").stdout == "cnnc 0.1.0\n"
-    assert "Examples" in cli().output
+    bare = cli()
+    assert (bare.exit_code, bare.stderr.splitlines()[0]) == (2, "Usage: cnnc [OPTIONS] COMMAND [ARGS]...")
+    assert "Examples" in bare.stderr
 
 
 @pytest.mark.parametrize("args", [["sumary"], ["check", "--jsn"], ["explain", "a", "b"], ["completion", "tcsh"]])

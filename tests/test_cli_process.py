@@ -44,6 +44,20 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_closed_standard_output_is_no_error() -> None:
+    done = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *CNNC, "ir", "-"], input=NET, stderr=subprocess.PIPE,
+                          text=True, timeout=60)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_the_names_of_models() -> None:
+    script = run("completion", "bash").stdout.replace("compopt", ":").replace(" $1)", ' "$@")')
+    drive = f"{script}\nCOMP_WORDS=(cnnc summary resnet1) COMP_CWORD=2\n_cnnc_completion \"$@\"\necho ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", drive, "bash", *CNNC], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["resnet101", "resnet152", "resnet18"]
+
+
 def test_interruption_leaves_no_trace() -> None:
     process = subprocess.Popen([*CNNC, "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdin is not None

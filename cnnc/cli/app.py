@@ -57,6 +57,7 @@ class App(click.Group):
     ) -> Any:  # fmt: skip
         """Run the command line and exit."""
         args = sys.argv[1:] if args is None else list(args)
+        _open_streams()
         run = super().main
         status = _guarded(
             # Errors come here as exceptions, and what a command returns is its exit status.
@@ -78,12 +79,22 @@ class App(click.Group):
         return status
 
 
+def _open_streams() -> None:
+    """A stream that the shell closed (`cnnc models >&-`) is None in Python; what is written to it is lost."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+
+
 def _guarded(run: Callable[[], int | None], *, as_json: bool, debug: bool) -> int:
     """The exit status of `run`; what it raises is reported."""
     try:
         return run() or 0
     except click.exceptions.Abort:
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message(), err=True)  # the help, which is no message to put `error` before
+        return e.exit_code
     except CnncError as e:
         found, status = e.diagnostics, e.exit_status
     except click.ClickException as e:

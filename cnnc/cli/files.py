@@ -53,8 +53,9 @@ class ModelFile(click.ParamType[Place]):
         return Place(path, model) if colon and path and model.isidentifier() else Place(str(value))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        names = [name for name in shipped() if name.startswith(incomplete)]
-        return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
+        # The file comes first: bash forgets what stands before it, and offers files where no name matches.
+        names = [name for name in shipped() if incomplete and name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
 
 
 def shipped() -> dict[str, Path]:
