@@ -352,3 +352,22 @@ def test_tables_are_those_of_the_grammar() -> None:
 
     assert sha256(grammar_text().encode()).hexdigest() == tables.GRAMMAR
     Lark(grammar_text(), parser="lalr", lexer="basic", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        ("ConvTranspose2d(4, 2)", ["deconv"]),
+        ("batch_norm", ["bn"]),
+        ("ReLU", ["relu"]),
+        ("dense(4)", ["linear"]),
+        ("max_pool2d(2)", ["maxpool"]),
+        ("swish", ["silu"]),
+        ("conv(4, 3, padding=1, stride=2)", ["pad", "s"]),
+        ("conv(4, kernel_size=3)", ["k"]),
+    ],
+)
+def test_words_of_other_frameworks_lead_to_ours(call: str, meant: list[str]) -> None:
+    with pytest.raises(CnncError) as caught:
+        cnnc.load(f"model M {{ input x: f32[N, 3, 8, 8] output y y = x -> {call} }}")
+    assert [str(d.help.text) for d in caught.value.diagnostics if d.help] == [f"did you mean `{x}`?" for x in meant]

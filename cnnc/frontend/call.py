@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from cnnc.diagnostics import Diagnostic, Help, Label, Span
 from cnnc.frontend.scope import Given, describe
 from cnnc.ir.attrs import AttrError, Kind
 from cnnc.ir.op import Op, attributes
+
+_ELSEWHERE = {
+    "avgpooling": "avgpool", "averagepool": "avgpool", "averagepooling": "avgpool", "maxpooling": "maxpool",
+    "globalavgpool": "gap", "globalaveragepool": "gap", "globalmaxpool": "gmp", "maxunpool": "unpool",
+    "batchnorm": "bn", "batchnormalization": "bn", "localresponsenorm": "lrn",
+    "convtranspose": "deconv", "transposedconv": "deconv", "convtransposed": "deconv", "convolution": "conv",
+    "depthwiseconv": "depthwise", "separableconv": "separable", "locallyconnected": "local",
+    "dense": "linear", "fc": "linear", "fullyconnected": "linear",
+    "swish": "silu", "identity": "id", "cat": "concat", "sum": "add", "mean": "reduce_mean", "interpolate": "resize",
+    "kernelsize": "k", "outchannels": "c", "filters": "c", "strides": "s",
+}  # fmt: skip
+"""What other frameworks call blocks and arguments of ours: their names in lower case, without `_` and `2d`."""
 
 
 class CallError(Exception):
@@ -21,9 +33,11 @@ class CallError(Exception):
 
 
 def match(
-    callee: str, names: Sequence[str], required: Sequence[str], args: Sequence[Given], span: Span
-) -> dict[str, Given]:
-    """Arguments by parameter name. CallError: E0206 for unknown, doubled, missing and too many arguments."""
+    callee: str, names: Sequence[str], required: Sequence[str], args: Sequence[Given], span: Span,
+    aliases: Mapping[str, str] | None = None,
+) -> dict[str, Given]:  # fmt: skip
+    """Arguments by parameter name. CallError: E0206 for unknown, doubled, missing and too many arguments. `aliases` are
+    wrong names whose right one is known."""
     found: dict[str, Given] = {}
     problems: list[Diagnostic] = []
     signature = f"{callee}({', '.join(names)})"
@@ -34,7 +48,7 @@ def match(
             continue
         name = names[position] if arg.name is None else arg.name
         if name not in names:
-            help = suggest(name, names)
+            help = f"did you mean `{aliases[name]}`?" if aliases and name in aliases else suggest(name, names)
             problems.append(_problem(f"`{callee}` has no argument `{name}`", arg.span, help or f"it is `{signature}`"))
         elif name in found:
             first = Label(found[name].span, "first given here")
@@ -57,12 +71,8 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
         found = _match_variadic(cls, args, span)
     else:
         aliases = {field.name: field.metadata["name"] for field in fields}
-        for arg in args:
-            if arg.name is not None and arg.name not in names and arg.name in aliases:
-                hint = f"did you mean `{aliases[arg.name]}`?"
-                raise CallError(_problem(f"`{cls.name}` has no argument `{arg.name}`", arg.span, hint))
         required = [f.metadata["name"] for f in fields if f.default is dataclasses.MISSING]
-        found = {k: (g.value, g.span) for k, g in match(cls.name, list(names), required, args, span).items()}
+        found = {k: (g.value, g.span) for k, g in match(cls.name, list(names), required, args, span, aliases).items()}
     problems, values = [], {}
     for field in fields:
         if (name := field.metadata["name"]) in found:
@@ -80,9 +90,17 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
 
 
 def suggest(name: str, names: Sequence[str]) -> str | None:
-    """ "did you mean ...?", where something is close."""
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    """ "did you mean ...?", where something is close: but for case and underscores, by another framework's word for it,
+    or by its letters."""
+    plain = _letters(name)
+    same = [x for x in names if _letters(x) == plain]
+    known = [x for x in names if x == _ELSEWHERE.get(plain)]
+    close = same or known or get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").removesuffix("2d")
 
 
 def _match_variadic(cls: type[Op], args: Sequence[Given], span: Span) -> dict[str, tuple[object, Span]]:
