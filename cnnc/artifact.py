@@ -40,16 +40,24 @@ MAX_MANIFEST: Final = 2**20
 """Bytes of a manifest."""
 
 
+_NO_ARTIFACTS: Final = frozenset({".cnn", ".cu", ".npy", ".npz", ".onnx", ".pt", ".pth", ".py", ".safetensors"})
+"""Endings that say that a file is something else: `-o net.cnn` would put an artifact in the place of the model."""
+
+
 def save(program: Program, path: Path) -> Path:
     """Write a program to `path`, atomically: in the target's own format if `path` ends in its suffix, else an artifact.
 
-    CnncError E0901 where the system does not let it.
+    CnncError E0901 where the system does not let it, E0902 where the name promises another kind of file.
     """
     if program.suffix and path.suffix == program.suffix:
         try:
             program.export(path)
         except OSError as e:
             raise io_error("write", path, e) from e
+    elif path.suffix in _NO_ARTIFACTS:
+        own = f", or {program.suffix} for the format of `{program.target}`" if program.suffix else ""
+        message = f"target `{program.target}` writes an artifact of cnnc, which is no `{path.suffix}` file"
+        raise error("E0902", message, help=f"name it .cnnp{own}")
     else:
         with replacing(path) as temporary:
             _write(program, temporary)

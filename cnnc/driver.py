@@ -144,11 +144,15 @@ def compile(
             raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
     verify(graph)
     if isinstance(weights, int):
+        if weights < 0:
+            raise error("E0902", f"a seed is at least 0, not {weights}")
         arrays: Mapping[str, Array] = weight_files.init(graph, weights)
     elif isinstance(weights, str | Path):
         arrays = weight_files.load(weights, graph)
-    else:
+    elif isinstance(weights, Mapping):
         arrays = weight_files.check(weights, graph, "the weights given")
+    else:
+        raise error("E0902", f"`weights` are arrays by name, a file or a seed, not of type {type(weights).__name__}")
     if chosen.passes:
         network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
         graph, arrays = network.graph, network.weights
@@ -159,5 +163,3 @@ def compile(
         if status.works:
             raise
         raise error("E0607", f"target `{target}` does not work here: {status.detail}") from None
-
-

@@ -115,6 +115,10 @@ class Program(ABC):
         """The generated source a person can read; '' where there is none."""
         return ""
 
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(f"{x.name}: {x.type}" for x in ports) for ports in (self.inputs, self.outputs))
+        return f"<Program for {self.target}({inputs}) -> {outputs}>"
+
     def __call__(self, /, **arrays: object) -> dict[str, Array]:
         inputs, dims = self._checked(arrays)
         return self.run(inputs, dims)

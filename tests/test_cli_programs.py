@@ -124,6 +124,8 @@ def test_weights_that_are_not_finite_are_told_once(cli: Cli) -> None:
         (["-t", "numpy", "--passes", "-no_such_pass"], 2, "E0902"),
         (["-t", "numpy", "-o", "none/net.cnnp"], 74, "E0901"),
         (["-t", "numpy", "-o", "."], 74, "E0901"),
+        (["-t", "numpy", "-o", "net.onnx"], 2, "E0902"),
+        (["-t", "numpy", "-o", "net.cnn"], 2, "E0902"),
         (["-t", "numpy", "--seed", "1", "--weights", "w.npz"], 2, "E0902"),
         (["-t", "numpy", "--weights", "none.npz"], 74, "E0901"),
         (["-t", "numpy", "--weights", "red.png"], 5, "E0404"),
@@ -137,6 +139,7 @@ def test_compile_refuses(cli: Cli, options: list[str], status: int, code: str) -
     assert result.exit_code == status
     assert f"error[{code}]" in result.stderr
     assert not list(Path().glob("*.cnnp"))
+    assert Path("net.cnn").read_text() == NET
 
 
 def test_passes_are_chosen(cli: Cli) -> None:
@@ -263,6 +266,12 @@ def test_a_program_takes_no_options_of_a_model(cli: Cli) -> None:
         assert cli("run", "mean.cnnp", "-i", "image=red.png", *option).exit_code == 2
 
 
+def test_a_size_that_a_program_does_not_have_is_refused(cli: Cli) -> None:
+    cli("compile", "mean.cnn", "-t", "numpy")
+    result = cli("run", "mean.cnnp", "-i", "image=random", "--dim", "H=8")
+    assert (result.exit_code, "have no dimension `H`: they have `N`" in result.stderr) == (4, True)
+
+
 def test_native_code_of_others_needs_trust(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("compile", "mean.cnn", "-t", "cpu").exit_code == 0
     assert cli("run", "mean.cnnp", "-i", "image=red.png").exit_code == 0
@@ -308,6 +317,18 @@ def test_arrays_are_used_as_they_are() -> None:
     np.savez("only.npz", y=x)
     for name, expected in (("x.npy", x.T), ("named.npz", x), ("only.npz", x)):
         np.testing.assert_array_equal(arrays([port(3, 4)], [("x", name)], {})["x"], expected)
+
+
+@pytest.mark.parametrize("given", [-1, None, 1.5, ["w.npz"]])
+def test_what_is_no_source_of_weights(given: object) -> None:
+    with pytest.raises(CnncError) as caught:
+        cnnc.compile(cnnc.load(NET), weights=given)  # type: ignore[arg-type]
+    assert [d.code for d in caught.value.diagnostics] == ["E0902"]
+
+
+def test_a_program_is_printed_in_a_line() -> None:
+    program = cnnc.compile(cnnc.load(MEAN))
+    assert repr(program) == "<Program for numpy(image: f32[N, 3, 4, 4]) -> scores: f32[N, 3]>"
 
 
 def test_a_file_named_like_a_generator_is_a_file() -> None:

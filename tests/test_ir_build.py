@@ -30,6 +30,12 @@ def test_a_graph_in_a_few_lines():
     assert (graph.name, graph.doc, graph.inputs[0].doc) == ("Tiny", "a doc", "a picture")
 
 
+def test_a_graph_is_printed_in_a_line():
+    outputs = "features: f32[N, 8, 8*h, 16], early: f32[N, 8, 8*h, 16]"
+    assert repr(tiny()) == f"<Graph Tiny(image: f32[N, 3, 16*h, 32]) -> {outputs}>"
+    assert repr(tiny().inputs) == "(<Input image: f32[N, 3, 16*h, 32]>,)"
+
+
 def test_automatic_names_go_round_those_taken():
     net = Builder("Names")
     x = net.input("relu2", ("N", 4))

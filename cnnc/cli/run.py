@@ -62,11 +62,17 @@ def run(
     import cnnc
 
     check_writable(out)
+    if out is not None and out.suffix not in (".npz", ".safetensors"):
+        raise click.UsageError(f"outputs are written as .npz or .safetensors, not to `{out}`")
     names = labels.read_text("utf-8", "replace").splitlines() if labels else None
     if _is_program(place):
         if target or source != NO_WEIGHTS or replace(settings, dims={}) != NO_SETTINGS:
             raise click.UsageError("a program is compiled already; the options that configure a model are for a FILE")
         program = cnnc.load_program(place.path, trust=trust)
+        known = sorted({name for port in program.inputs for name in port.type.symbols})
+        if wrong := [name for name in settings.dims if name not in known]:
+            listed = ", ".join(f"`{name}`" for name in known) or "none that is open"
+            raise error("E0205", f"the inputs of the program have no dimension `{wrong[0]}`: they have {listed}")
     else:
         program = build(place, settings, source, target or "numpy")
     outputs = program(**arrays(program.inputs, inputs, settings.dims))

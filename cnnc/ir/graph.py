@@ -54,6 +54,9 @@ class Input:
     doc: str = ""
     origin: Origin | None = None
 
+    def __repr__(self) -> str:
+        return f"<Input {self.name}: {self.type}>"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Param:
@@ -116,6 +119,10 @@ class Graph:
     inputs: tuple[Input, ...]
     outputs: Mapping[str, Value]
     doc: str = ""
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{x.name}: {x.type}" for x in self.inputs)
+        return f"<Graph {self.name}({inputs}) -> {', '.join(f'{name}: {x.type}' for name, x in self.outputs.items())}>"
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
