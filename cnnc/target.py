@@ -140,6 +140,12 @@ class Program(ABC):
         inputs = {name: as_array(arrays[name], port, dims) for name, port in expected.items()}
         for name, array in inputs.items():  # again, now that every symbol is bound: 16*h and h may come in any order
             check_shape(array, expected[name], dims)
+        for port in self.outputs:
+            shape = [evaluate(dim, dims) for dim in port.type.shape]
+            if any(size < 1 for size in shape):
+                given = ", ".join(f"`{name}` {list(array.shape)}" for name, array in inputs.items())
+                message = f"the inputs are too small: output `{port.name}`, {port.type}, would have shape {shape}"
+                raise error("E0320", message, notes=[f"given: {given}"])
         return inputs, dims
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import cnnc
@@ -78,3 +79,13 @@ def test_what_is_no_array_is_refused(value: object) -> None:
     program = cnnc.compile(cnnc.load("model M { input x: f32[N, 2] output y y = x -> relu }"))
     with pytest.raises(CnncError, match=r"E0204.*input `x` cannot be read as an array"):
         program(x=value)
+
+
+@pytest.mark.parametrize("target", ["numpy", "onnx", "cpu"])
+@pytest.mark.parametrize("size", [5, 8])
+def test_inputs_that_leave_nothing_are_refused(target: str, size: int) -> None:
+    text = "model M { input x: f32[N, 3, H, W] output y y = x -> conv(4, 9) }"
+    program = cnnc.compile(cnnc.load(text), target=target)
+    with pytest.raises(CnncError, match="too small: output `y`") as caught:
+        program(x=np.zeros((1, 3, size, 12), np.float32))
+    assert [d.code for d in caught.value.diagnostics] == ["E0320"]
