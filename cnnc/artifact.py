@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.files import check_readable, io_error, replacing, zip_archive
+from cnnc.ir.dim import Sym, parse_dim
 from cnnc.ir.graph import Graph
 from cnnc.ir.json import from_json, to_json
 from cnnc.ir.verify import verify
@@ -104,7 +105,9 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
             help="if you trust where it comes from, load it with `--trust` (in Python: `trust=True`)",
         )  # fmt: skip
     try:
-        return chosen.load(manifest, files)
+        program = chosen.load(manifest, files)
+        program.inner_sizes = tuple(x for x in map(parse_dim, manifest.get("sizes", [])) if isinstance(x, Sym))
+        return program
     except CnncError:
         raise
     except Exception as e:  # the checksums hold, so whoever wrote these files gave them contents the target cannot read
@@ -119,6 +122,7 @@ def _write(program: Program, path: Path) -> None:
         "target": program.target,
         "inputs": [_port_json(x) for x in program.inputs],
         "outputs": [_port_json(x) for x in program.outputs],
+        "sizes": [str(size) for size in program.inner_sizes],
         "files": {name: _claim(data) for name, data in files.items()},
     }
     text = json.dumps(manifest, indent=2).encode()

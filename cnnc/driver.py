@@ -135,6 +135,7 @@ def compile(
     """
     from cnnc import weights as weight_files
     from cnnc.ir.verify import verify
+    from cnnc.target import inner_sizes
     from cnnc.target import target as find
 
     chosen = find(target)
@@ -153,13 +154,16 @@ def compile(
         arrays = weight_files.check(weights, graph, "the weights given")
     else:
         raise error("E0902", f"`weights` are arrays by name, a file or a seed, not of type {type(weights).__name__}")
+    sizes = inner_sizes(graph)
     if chosen.passes:
         network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
         graph, arrays = network.graph, network.weights
     try:
-        return chosen.compile(graph, arrays, **options)
+        program = chosen.compile(graph, arrays, **options)
     except ModuleNotFoundError:
         status = chosen.status()
         if status.works:
             raise
         raise error("E0607", f"target `{target}` does not work here: {status.detail}") from None
+    program.inner_sizes = sizes
+    return program

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from cnnc.diagnostics import CnncError, Diagnostic, Label, error
-from cnnc.ir.dim import evaluate, solve, substitute
+from cnnc.ir.dim import Sym, evaluate, solve, substitute
 from cnnc.ir.graph import Graph
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
@@ -96,6 +96,9 @@ class Program(ABC):
     def __init__(self, target: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
         self.target, self.inputs, self.outputs = target, inputs, outputs
 
+    inner_sizes: tuple[Sym, ...] = ()
+    """Symbolic sizes inside the network, each of which an input that is large enough makes at least 1."""
+
     suffix: ClassVar[str] = ""
     """The file ending of the target's own format (`.onnx`, `.py`), where it has one: `save("x.onnx")` writes that."""
 
@@ -146,6 +149,10 @@ class Program(ABC):
                 given = ", ".join(f"`{name}` {list(array.shape)}" for name, array in inputs.items())
                 message = f"the inputs are too small: output `{port.name}`, {port.type}, would have shape {shape}"
                 raise error("E0320", message, notes=[f"given: {given}"])
+        for size in self.inner_sizes:
+            if evaluate(size, dims) < 1:
+                message = f"the inputs are too small: inside the network {size} would be {evaluate(size, dims)}"
+                raise error("E0320", message, notes=[f"given: {', '.join(f'{k}={v}' for k, v in dims.items())}"])
         return inputs, dims
 
 
@@ -194,6 +201,12 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
     return np.dtype(np.float32 if dtype is DType.F32 else np.float16)
+
+
+def inner_sizes(graph: Graph) -> tuple[Sym, ...]:
+    """The symbolic sizes of the nodes of a graph, each once: what windows leave of an input of any size."""
+    found = dict.fromkeys(dim for node in graph.nodes for dim in node.type.shape)
+    return tuple(dim for dim in found if isinstance(dim, Sym))
 
 
 def ports(graph: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

@@ -89,3 +89,15 @@ def test_inputs_that_leave_nothing_are_refused(target: str, size: int) -> None:
     with pytest.raises(CnncError, match="too small: output `y`") as caught:
         program(x=np.zeros((1, 3, size, 12), np.float32))
     assert [d.code for d in caught.value.diagnostics] == ["E0320"]
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "onnx", "cpu"])
+def test_an_input_that_leaves_nothing_inside_is_refused(name: str, tmp_path: Path) -> None:
+    """The output has a fixed shape, so only the sizes inside tell: saved programs know them too."""
+    graph = cnnc.load("model M { input x: f32[N, 3, H, W] output y y = x -> conv(4, 9) -> gap -> flatten }")
+    program = cnnc.compile(graph, name)
+    program.save(tmp_path / "m.cnnp")
+    for each in (program, cnnc.load_program(tmp_path / "m.cnnp")):
+        assert each(x=np.ones((1, 3, 9, 9), np.float32))["y"].shape == (1, 4)
+        with pytest.raises(CnncError, match=r"E0320.*inside the network H - 8 would be 0"):
+            each(x=np.ones((1, 3, 8, 9), np.float32))
