@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.build import Builder
@@ -264,3 +265,11 @@ def test_the_tolerance_of_networks_catches_a_missing_relu() -> None:
     )
     with pytest.raises(AssertionError, match="is wrong"):
         assert_agree(graph, weights, inputs, evaluate(mutant, weights, inputs, dtype=None))
+
+
+def test_numbers_are_not_written_over() -> None:
+    """NumPy gives a number, not an array, where everything has rank 0."""
+    half = "constant(0.5) -> sigmoid -> exp -> add { id | 1 }"
+    graph = cnnc.load(f"model M {{ input x: f32[N, 2] output y y = mul {{ x | {half} }} }}")
+    x = np.ones((1, 2), np.float32)
+    np.testing.assert_allclose(cnnc.compile(graph, optimise=0)(x=x)["y"], 2.8634 * x, rtol=1e-4)

@@ -59,7 +59,7 @@ def steps(graph: Graph) -> tuple[Step, ...]:
         last[x] = last_of_memory[owner[x]] = len(graph.nodes)
 
     def in_place(i: int, node: Node, call: Call) -> bool:
-        if not call.in_place or call.view:
+        if not call.in_place or call.view or node.type.rank == 0:  # NumPy's results of rank 0 are no arrays
             return False
         memory = [owner[x] for x in node.inputs]
         free = not isinstance(memory[0], Input) and last_of_memory[memory[0]] == i
