@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.dim import Sym
@@ -208,3 +209,15 @@ def test_pools(kernel: tuple[int, int], stride: object, pad: object, ceil: bool,
     more = {"count_include_pad": count} if cls is ops.AvgPool else {}
     op = cls(kernel, stride, pad, ceil, **more)  # type: ignore[arg-type]
     check(op, ANY)
+
+
+@pytest.mark.parametrize("affine", ["true", "false"])
+def test_instance_norm_of_one_pixel(affine: str) -> None:
+    """PyTorch's own module refuses it; what is left is the bias, to within the rounding of the mean."""
+    graph = cnnc.load(f"model M {{ input x: f32[N, 4, 1, 1] output y y = x -> instance_norm(affine={affine}) }}")
+    weights = {name: np.arange(4, dtype=np.float32) for name in graph.params}
+    x = np.random.default_rng(0).standard_normal((2, 4, 1, 1)).astype(np.float32)
+    got = cnnc.compile(graph, "torch", weights)(x=x)["y"]
+    expected = np.arange(4, dtype=np.float32) if affine == "true" else np.zeros(4, np.float32)
+    rounding = np.abs(x).max() * 2.0**-23 / np.sqrt(1e-5) * 3  # of the mean, divided by the deviation, times the weight
+    np.testing.assert_allclose(got[..., 0, 0], np.broadcast_to(expected, (2, 4)), rtol=0, atol=rounding)

@@ -57,6 +57,13 @@ class CroppedConvTranspose2d(nn.ConvTranspose2d):
         return F.pad(super().forward(x, output_size), self.cut)
 
 
+class PixelInstanceNorm2d(nn.InstanceNorm2d):
+    """Instance norm of maps of one pixel, which PyTorch's module refuses: the mean takes all but the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+
+
 class LocalConv2d(nn.Module):
     """A convolution whose weights differ from place to place.
 

@@ -180,13 +180,14 @@ def _group_norm(node: Node) -> Written:
 def _instance_norm(node: Node) -> Written:
     op = node.op
     assert isinstance(op, InstanceNorm)
-    if not op.affine:
+    pixel = node.type.shape[2:] == (1, 1)
+    if not op.affine and not pixel:
         return Written(expr=f"F.instance_norm({{0}}, eps={text(op.eps)})")
     return module(
-        f"nn.InstanceNorm{_spatial(node)}d",
+        "PixelInstanceNorm2d" if pixel else f"nn.InstanceNorm{_spatial(node)}d",
         num_features=channels(node),
         eps=Optional(op.eps, 1e-5),
-        affine=Optional(True, False),
+        affine=Optional(op.affine, False),
         dtype=dtype(node),
     )
 
