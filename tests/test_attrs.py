@@ -103,7 +103,7 @@ def test_values(kind, given, value, shown):
         (ListOf(Int(1)), [], "expects a list of at least 1, each an integer of at least 1, not []"),
         (ListOf(Int(1)), [2, 0], "expects an integer of at least 1, not 0"),
         (Optional(Int(1)), 0, "expects an integer of at least 1, not 0"),
-        (InitKind(), 3, "expects an initialiser, not 3"),
+        (InitKind(), 3, '"normal(std)" or "constant(value)", not 3'),
         (InitKind(), "he", 'expects one of he_normal, glorot_uniform, orthogonal, bilinear, "normal(std)" or'),
         (InitKind(), "normal", "expects one of he_normal"),
         (InitKind(), "he_normal(2)", "expects one of he_normal"),

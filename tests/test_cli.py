@@ -248,13 +248,23 @@ def test_explain_lists_and_shows_pages(cli: Cli) -> None:
     assert cli("explain", "e0312").stdout.startswith("#")
     page = json.loads(cli("explain", "E0312", "--json").stdout)
     assert page["title"] == codes["E0312"]
+    assert not any(code in title for code, title in codes.items() if code[1:].isdigit())
+
+
+def test_explain_knows_the_ops_and_the_library(cli: Cli) -> None:
+    titles = json.loads(cli("explain", "--json").stdout)
+    entry = json.loads(cli("explain", "conv", "--json").stdout)
+    assert entry["title"] == titles["conv"] == "2-D convolution (cross-correlation), grouped and dilated"
+    assert cli("explain", "conv").stdout == entry["text"] + "\n"
+    assert "def relu6 = clip(0, 6)" in cli("explain", "relu6").stdout
 
 
 def test_explain_of_an_unknown_code(cli: Cli) -> None:
     result = cli("explain", "E0313X")
     assert result.exit_code == 2
     assert "did you mean `E0313`?" in result.stderr
-    assert "lists all codes" in cli("explain", "nonsense").stderr
+    assert "did you mean `conv`?" in cli("explain", "Conv2d").stderr
+    assert "lists all codes and ops" in cli("explain", "nonsense").stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -264,7 +274,13 @@ def test_completion_prints_a_script(cli: Cli, shell: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("cnnc su", "summary"), ("cnnc summary resnet5", "resnet50"), ("cnnc compile -t n", "numpy")],
+    [
+        ("cnnc su", "summary"),
+        ("cnnc summary resnet5", "resnet50"),
+        ("cnnc compile -t n", "numpy"),
+        ("cnnc explain e031", "E0312"),
+        ("cnnc explain layer", "layer_norm"),
+    ],
 )
 def test_completion_completes(cli: Cli, words: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_CNNC_COMPLETE", "bash_complete")

@@ -1,57 +1,74 @@
-"""`cnnc explain`: the error catalogue."""
+"""`cnnc explain`: the error catalogue, and the reference of the ops."""
 
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from importlib.resources import files
 
 import click
+from click.shell_completion import CompletionItem
 
 from cnnc.cli.console import coloured, print_json
 from cnnc.cli.options import AS_JSON, Command
 from cnnc.diagnostics import error
 
 
-@click.command(cls=Command, examples="cnnc explain E0312\ncnnc explain")
-@click.argument("code", required=False)
-@AS_JSON
-def explain(code: str | None, as_json: bool) -> None:
-    """Say what an error means and how to mend it.
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from cnnc.frontend.reference import entries
 
-    Without CODE, list all errors.
+    names = [*_pages(), *entries()]
+    return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]
+
+
+@click.command(cls=Command, examples="cnnc explain E0312\ncnnc explain conv\ncnnc explain")
+@click.argument("name", required=False, shell_complete=_complete)
+@AS_JSON
+def explain(name: str | None, as_json: bool) -> None:
+    """Say what an error means, or what an op does.
+
+    NAME is the code of an error, an op, or a def of the standard library. Without it, list all.
     """
     pages = _pages()
-    if code is None:
-        titles = {name: _title(text) for name, text in pages.items()}
+    if name is not None and name.upper() in pages:
+        code = name.upper()
+        _show(code, _title(pages[code]), pages[code].rstrip(), as_json, markdown=True)
+        return
+    from cnnc.frontend.call import suggest
+    from cnnc.frontend.reference import entries
+
+    ops = entries()
+    if name is not None and name in ops:
+        _show(name, ops[name].title, ops[name].text, as_json)
+    elif name is not None:
+        hint = suggest(name, [*pages, *ops]) or "`cnnc explain` lists all codes and ops"
+        raise error("E0902", f"there is no error and no op `{name}`", help=hint)
+    else:
+        titles = {code: _title(text) for code, text in pages.items()} | {op: x.title for op, x in ops.items()}
         if as_json:
             print_json(titles)
         else:
-            click.echo("\n".join(f"{name}  {title}" for name, title in titles.items()))
-        return
-    name = code.upper()
-    if name not in pages:
-        near = get_close_matches(name, pages, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`cnnc explain` lists all codes"
-        raise error("E0902", f"there is no error `{code}`", help=hint)
+            width = max(map(len, titles))
+            click.echo("\n".join(f"{each:<{width}}  {title}" for each, title in titles.items()))
+
+
+def _show(name: str, title: str, text: str, as_json: bool, *, markdown: bool = False) -> None:
     if as_json:
-        print_json({"code": name, "title": _title(pages[name]), "text": pages[name]})
-    elif sys.stdout.isatty():
+        print_json({"name": name, "title": title, "text": text})
+    elif markdown and sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console(no_color=not coloured(sys.stdout)).print(Markdown(pages[name]))
+        Console(no_color=not coloured(sys.stdout)).print(Markdown(text))
     else:
-        click.echo(pages[name].rstrip())
+        click.echo(text)
 
 
 def _pages() -> dict[str, str]:
+    """The pages of the catalogue by their codes, in order."""
     found = {x.name.removesuffix(".md"): x for x in files("cnnc.errors").iterdir() if x.name.endswith(".md")}
     return {code: found[code].read_text("utf-8") for code in sorted(found)}
 
 
 def _title(text: str) -> str:
-    """The heading of a page, without the code it may repeat."""
-    heading = text.partition("\n")[0].lstrip("# ")
-    code, colon, rest = heading.partition(":")
-    return rest.strip() if colon and code.startswith("E") and code[1:].isdigit() else heading
+    """The heading of a page, without the code it begins with."""
+    return text.partition("\n")[0].partition(": ")[2]

@@ -70,7 +70,7 @@ class Init:
             with suppress(ValueError):
                 kind = Float(low=0) if match[1] == "normal" else Float()
                 return Init(match[1], kind.coerce(float(match[2])))
-        raise AttrError(f'expects one of {", ".join(Init.KINDS)}, "normal(std)" or "constant(value)", not "{text}"')
+        raise AttrError(f'expects {InitKind.text}, not "{text}"')
 
     def __str__(self) -> str:
         return self.kind if self.value is None else f"{self.kind}({show_value(self.value)})"
@@ -83,7 +83,7 @@ ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)
 class InitKind(Kind):
     """The attribute kind of initialisers, written as a string: `init="orthogonal"`."""
 
-    text = "an initialiser"
+    text = f'one of {", ".join(Init.KINDS)}, "normal(std)" or "constant(value)"'
 
     def coerce(self, value: object) -> Init:
         if isinstance(value, Init):
