@@ -198,7 +198,8 @@ def _files(
 
 
 def _damaged(path: Path, reason: str) -> CnncError:
-    return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}")
+    help = "a program is what `cnnc compile` or `program.save` wrote, whole and unchanged"
+    return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}", help=help)
 
 
 def _signed_here(manifest: bytes, signature: bytes) -> bool:

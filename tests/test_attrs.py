@@ -78,7 +78,7 @@ def test_values(kind, given, value, shown):
         (Int(), "3", 'expects an integer, not "3"'),
         (Int(), True, "expects an integer, not true"),
         (Int(), float("inf"), "expects an integer, not inf"),
-        (Int(), 2**31, "expects an integer, not 2147483648"),
+        (Int(), 2**31, "expects an integer and at most 2,147,483,647, not 2147483648"),
         (Int(1), 0, "expects an integer of at least 1, not 0"),
         (Int(0, 9), 10, "expects an integer from 0 to 9, not 10"),
         (Int(1), Fraction(1, 2), "expects an integer of at least 1, not 0.5"),

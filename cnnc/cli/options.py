@@ -48,7 +48,7 @@ class Sizes(click.ParamType[dict[str, int]]):
         for part in str(value).split(","):
             name, _, size = (x.strip() for x in part.partition("="))
             if not (name.isidentifier() and size.isascii() and size.isdecimal() and 0 < len(size) < 11 and int(size)):
-                self.fail(f"`{part}` is not of the form NAME=SIZE, such as N=1", param, ctx)
+                self.fail(f"`{part}` is not of the form NAME=SIZE with a size of at least 1, such as N=1", param, ctx)
             if name in sizes:
                 self.fail(f"`{name}` is given twice", param, ctx)
             sizes[name] = int(size)

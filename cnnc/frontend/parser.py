@@ -32,7 +32,10 @@ def decode(data: bytes, name: str) -> Source:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise _error("E0101", f"{name} is not UTF-8: bad byte 0x{data[e.start]:02x} at byte offset {e.start}") from None
+        archive = data.startswith(b"PK\x03\x04")
+        help = "this is an archive: `cnnc run` takes compiled programs" if archive else None
+        bad = f"bad byte 0x{data[e.start]:02x} at byte offset {e.start}"
+        raise _error("E0101", f"{name} is not UTF-8: {bad}", help) from None
     if text.startswith("\ufeff"):
         raise _error("E0101", f"{name} begins with a byte-order mark (byte offset 0)", "save the file as plain UTF-8")
     if (nul := data.find(b"\0")) >= 0:

@@ -75,6 +75,8 @@ class Int(Kind):
 
     def coerce(self, value: object) -> int:
         number = _integer(value)
+        if number is not None and abs(number) > MAX_INT:
+            raise AttrError(f"expects {self.text} and at most {MAX_INT:,}, not {show_value(value)}")
         if number is None or not self.low <= number <= self.high:
             raise self._refuse(value)
         return number
