@@ -53,7 +53,7 @@ class TargetName(click.ParamType[str]):
 @click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
 @click.option("--opset", metavar="N", help="The opset of target onnx.")
 @click.option("-O", "options", type=Assignments(), multiple=True, help="Any option of the target: -O KEY=VALUE.")
-@click.option("--optimise", type=click.IntRange(0, 2), default=2, help="How much to optimise the graph [2].")
+@click.option("--optimise", type=click.IntRange(0, 3), default=2, help="How much to optimise the graph [2].")
 @click.option("--passes", default="", metavar="[+|-]PASS,...", help="Passes to add or leave out: -fold_batch_norm.")
 @click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
 @AS_JSON

@@ -1,4 +1,4 @@
-"""The optimiser: every pass by name, and what runs at the levels -O0 to -O2."""
+"""The optimiser: every pass by name, and what runs at the levels -O0 to -O3."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PASSES: Mapping[str, Pass] = MappingProxyType(
 """Every pass, in the order in which they run."""
 
 LEVELS: Mapping[int, tuple[str, ...]] = MappingProxyType(
-    {0: (), 1: tuple(name for name, each in PASSES.items() if each.exact), 2: tuple(PASSES)}
+    {level: tuple(name for name, each in PASSES.items() if each.level <= level) for level in range(4)}
 )
-"""The passes of the levels -O0 (none), -O1 (those that keep every bit) and -O2 (all)."""
+"""The passes of the levels: -O0 none, -O1 those that keep every bit, -O2 those within the derived bound, -O3 all."""
 
 
 def choose(level: int, changes: str = "") -> tuple[str, ...]:

@@ -118,4 +118,4 @@ def _operand(node: Node, joined: Node, axis: int) -> Value | None:
     return None
 
 
-CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, joining, clipping), exact=True)
+CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, joining, clipping), level=1)

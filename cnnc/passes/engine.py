@@ -53,19 +53,24 @@ class Note:
 class Pass:
     """A named sweep. `rules` are tried in order until none replaces the node.
 
-    `doc` is the docstring of its module, which has its mathematics. An `exact` pass keeps every bit of the results, the
-    others keep them within the derived bound.
+    `doc` is the docstring of its module, which has its mathematics. `level` is the lowest -O at which it runs: 1 keeps
+    every bit of the results, 2 keeps them within the derived bound, 3 does so where every value on the way is finite.
     """
 
     name: str
     doc: str
     rules: tuple[Rule, ...]
-    exact: bool
+    level: int
 
     @property
     def title(self) -> str:
         """The first line of its documentation."""
         return self.doc.partition("\n")[0].rstrip(".")
+
+    @property
+    def exact(self) -> bool:
+        """Whether every bit of the results stays as it is."""
+        return self.level == 1
 
     def run(self, network: Network, notes: list[Note] | None = None) -> Network:
         """The rewritten network; notes on what was done and refused are appended to `notes`."""
@@ -88,29 +93,34 @@ class Sweep:
         for node in self.graph.nodes:
             for param in node.params.values():
                 self._param_uses[param] = self._param_uses.get(param, 0) + 1
+        self._names = {x.name for x in (*self.graph.inputs, *self.graph.nodes)}
         self.memo: dict[object, Value] = {}
+        """What rules of this run keep for each other."""
+        self.written: Node
+        """The node being rewritten, as it stands in `graph`: it knows its users, and its operands as they were."""
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> Value:
         """What becomes of a node on rewritten operands: the rules' replacement, itself rewritten until none applies."""
+        self.written = node
         value: Value = keep(node, inputs)
         uses = self._uses[node]
         while isinstance(value, Node):
-            replacement = self._apply(value, node)
+            replacement = self._apply(value)
             if replacement is None:
                 break
             value = replacement
         self._uses[value] = uses if value not in self._uses or value is node else self._uses[value] + uses - 1
         return value
 
-    def _apply(self, value: Node, written: Node) -> Value | None:
+    def _apply(self, value: Node) -> Value | None:
         for rule in self.owner.rules:
             try:
                 replacement = rule(value, self)
             except Refusal as e:
-                self.notes.append(Note(self.owner.name, written, applied=False, reason=str(e)))
+                self.notes.append(Note(self.owner.name, self.written, applied=False, reason=str(e)))
                 continue
             if replacement is not None:
-                self.notes.append(Note(self.owner.name, written, applied=True))
+                self.notes.append(Note(self.owner.name, self.written, applied=True))
                 return replacement
         return None
 
@@ -121,6 +131,15 @@ class Sweep:
     def owned(self, param: Param) -> bool:
         """Whether one node alone uses the parameter: a shared one must not be changed for the others."""
         return self._param_uses.get(param, 1) == 1
+
+    def name(self, wanted: str) -> str:
+        """A name for a further node, which no value of the graph has: as wanted, or with a number after it."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
 
     def array(self, node: Node, role: str) -> Array:
         """The array of a parameter of a node, in float64: what is computed at compile time is rounded once."""

@@ -78,4 +78,4 @@ def _per_output(scale: Array, op: ops.Conv | ops.Deconv | ops.Linear, shape: tup
     return per_group.repeat(shape[0] // op.groups, axis=1).reshape(shape[0], shape[1], 1, 1)
 
 
-FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer, into_scale), exact=False)
+FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer, into_scale), level=2)

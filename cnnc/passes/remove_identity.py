@@ -34,4 +34,4 @@ def identity(node: Node, sweep: Sweep) -> Value | None:
             return None
 
 
-REMOVE_IDENTITY = Pass("remove_identity", __doc__ or "", (identity,), exact=True)
+REMOVE_IDENTITY = Pass("remove_identity", __doc__ or "", (identity,), level=1)

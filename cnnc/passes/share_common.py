@@ -17,4 +17,4 @@ def common(node: Node, sweep: Sweep) -> Value | None:
     return None if earlier is node else earlier
 
 
-SHARE_COMMON = Pass("share_common", __doc__ or "", (common,), exact=True)
+SHARE_COMMON = Pass("share_common", __doc__ or "", (common,), level=1)
