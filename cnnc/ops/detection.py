@@ -7,6 +7,7 @@ number of boxes: lists are filled up with boxes of score 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 from cnnc.ir.attrs import Bool, Float, Int, ListOf, Pair, PairKind, attr
 from cnnc.ir.dim import Dim
@@ -64,7 +65,7 @@ class RoiAlignPyramid(Op):
     """`roi_align` of each region on the pyramid level that suits its size.
 
     The level, counted from the first, is floor(4 + log2(sqrt(width * height) / 224) + 1e-6) - round(-log2(scales[0])),
-    cut to those there are.
+    cut to those there are: the first for a region without area. A region of negative area has none, and is 0.
 
     Shapes: rois [N, R, 4 or 5], levels [N, C, Hi, Wi], one for each of `scales`, finest first -> [N*R, C, h, w].
     Source: Lin et al. 2017 (FPN), equation 1; torchvision.ops.MultiScaleRoIAlign.
@@ -92,7 +93,7 @@ class Anchors(Op):
     """Boxes around every place of a map: for each ratio, for each size, one that is size*sqrt(ratio) high.
 
     It is size/sqrt(ratio) wide, and the box of place (i, j) is centred on (j*stride, i*stride); its corners, seen from
-    the centre, are rounded to whole pixels.
+    the centre, are rounded to whole pixels, halves to even.
 
     Shapes: x [N, C, H, W] -> [N, H*W*a, 4], a = len(sizes)*len(ratios), a place's boxes together.
     Source: Ren et al. 2015; torchvision's AnchorGenerator.
@@ -106,6 +107,12 @@ class Anchors(Op):
     def infer(self, x: TensorType) -> TensorType:
         n, _, h, w = images(x, self.name)
         return x.with_shape((n, h * w * (len(self.sizes) * len(self.ratios)), 4))
+
+    @property
+    def corners(self) -> tuple[tuple[int, int, int, int], ...]:
+        """x1, y1, x2, y2 of a place's boxes, seen from the centre."""
+        halves = [(size / sqrt(ratio) / 2, size * sqrt(ratio) / 2) for ratio in self.ratios for size in self.sizes]
+        return tuple((round(-x), round(-y), round(x), round(y)) for x, y in halves)
 
 
 @register
@@ -131,7 +138,7 @@ class Decode(Op):
 @register
 @dataclass(frozen=True)
 class ClipBoxes(Op):
-    """Boxes cut to the image: x1, x2 to 0 .. W, y1, y2 to 0 .. H.
+    """Boxes cut to the image: x1, x2 to 0 .. W, y1, y2 to 0 .. H; NaN stays.
 
     Shapes: boxes [N, K, 4], image [N, C, H, W] -> [N, K, 4].
     """
@@ -148,9 +155,11 @@ class ClipBoxes(Op):
 @register
 @dataclass(frozen=True)
 class Nms(Op):
-    """Non-maximum suppression: the best boxes of each image that do not overlap a better one by more than `iou`.
+    """Non-maximum suppression: the best boxes of each image that do not overlap a kept one by more than `iou`.
 
-    The `pre` best by score are considered, best first; at most `keep` are kept. The list is filled up with zeros.
+    The `pre` best by score are considered, or all where there are fewer, best first: of equal scores the first, and NaN
+    counts as infinity. At most `keep` are kept; the list is filled up with zeros, whatever the scores. The overlap is
+    the area of the intersection divided by that of the union; a box with x2 <= x1, y2 <= y1 or NaN overlaps none.
 
     Shapes: boxes [N, K, 4], scores [N, a, H, W] with K = H*W*a -> [N, keep, 5].
     Source: Girshick et al. 2014; torchvision.ops.nms.
@@ -172,7 +181,10 @@ class Nms(Op):
 @register
 @dataclass(frozen=True)
 class Top(Op):
-    """The k best of several lists of scored boxes, best first; filled up with zeros.
+    """The k best of several lists of scored boxes, best first; filled up with zeros where there are fewer.
+
+    Of equal scores the first is better, an earlier list's before a later one's, and NaN counts as infinity. The zeros
+    that fill up a list are boxes of score 0 here, better than negative ones: let scores be positive, as by `sigmoid`.
 
     Shapes: lists [N, Ki, 5] -> [N, k, 5].
     """
