@@ -15,6 +15,7 @@ from cnnc.frontend.project import Module, Project
 from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType
+from cnnc.ops.fused import unfused
 from cnnc.passes import Network
 from cnnc.passes import choose as choose_passes
 from cnnc.passes import optimise as run_passes
@@ -157,7 +158,8 @@ def compile(
     sizes = inner_sizes(graph)
     if chosen.passes:
         network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
-        graph, arrays = network.graph, network.weights
+        graph = network.graph if chosen.fuses else unfused(network.graph)
+        arrays = network.weights
     try:
         program = chosen.compile(graph, arrays, **options)
     except ModuleNotFoundError:

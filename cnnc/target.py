@@ -19,6 +19,7 @@ from cnnc.ir.dim import Sym, evaluate, solve, substitute
 from cnnc.ir.graph import Graph
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
+from cnnc.ops.fused import parts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +60,11 @@ class Rules(Generic[Rule]):
 
     def check(self, graph: Graph) -> None:
         """CnncError E0601, a diagnostic for each node whose op has no rule."""
-        lacking = [node for node in graph.nodes if type(node.op) not in self._rules]
-        unsupported(self.target, {node.name: f"has no rule for `{node.op.name}`" for node in lacking}, graph)
+        lacking = {
+            node.name: f"has no rule for `{op.name}`"
+            for node in graph.nodes for op in parts_of(node.op) if type(op) not in self._rules
+        }  # fmt: skip
+        unsupported(self.target, lacking, graph)
 
 
 def unsupported(target: str, reasons: Mapping[str, str], graph: Graph) -> None:
@@ -233,6 +237,8 @@ class Target(ABC):
     """The options `compile` takes, each with a line of documentation."""
     passes: ClassVar[bool] = True
     """Whether graphs are optimised before this target gets them; not so where the result is to be trained further."""
+    fuses: ClassVar[bool] = False
+    """Whether it takes `fused` nodes (cnnc/ops/fused.py); else it gets their parts as nodes."""
     native: ClassVar[bool] = False
     """Whether artifacts hold native code, which is loaded only from a trusted artifact."""
 

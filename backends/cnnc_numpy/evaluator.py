@@ -16,6 +16,7 @@ from cnnc.ir.dim import Sym, solve, substitute
 from cnnc.ir.dim import evaluate as evaluate_dim
 from cnnc.ir.graph import Graph, Input, Node, Value
 from cnnc.ir.types import DType
+from cnnc.ops.fused import unfused
 from cnnc.target import check_shape, ports
 from cnnc_numpy.kernels import Array
 from cnnc_numpy.kernels.rounding import rounded
@@ -78,6 +79,7 @@ def evaluate(
 
     With `dtype=None` each node computes in its own type: in f32, and rounded where the graph says f16 or bf16.
     """
+    graph = unfused(graph)
     values = run(graph, steps(graph), weights, inputs, bind_dims(graph, inputs), dtype)
     return {name: values[x] for name, x in graph.outputs.items()}
 
@@ -86,6 +88,7 @@ def evaluate_nodes(
     graph: Graph, weights: Weights, inputs: Mapping[str, Array], dtype: DTypeLike | None = np.float64
 ) -> dict[str, Array]:
     """As `evaluate`, but the values of all inputs and nodes, by their names."""
+    graph = unfused(graph)
     values = run(graph, steps(graph), weights, inputs, bind_dims(graph, inputs), dtype, keep=True)
     return {x.name: value for x, value in values.items()}
 

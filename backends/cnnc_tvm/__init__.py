@@ -28,6 +28,7 @@ class CpuTarget(Target):
     doc = "native code for CPUs, by TVM and LLVM"
     options: ClassVar = {"mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default"}
     native = True
+    fuses = True
 
     def status(self) -> Status:
         from cnnc_tvm.linker import find_linker
@@ -71,6 +72,7 @@ class CudaTarget(Target):
     doc = "code for NVIDIA GPUs, by TVM and nvcc or NVRTC"
     options: ClassVar = {"arch": "the GPU architecture to compile for: sm_80 (the default), sm_90, ..."}
     native = True
+    fuses = True
 
     def status(self) -> Status:
         from cnnc_tvm.cuda_compiler import compiler

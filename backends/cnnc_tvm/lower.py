@@ -14,6 +14,7 @@ from cnnc.diagnostics import CnncError, Diagnostic, Label, error
 from cnnc.ir.graph import Graph, Node, Value
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType
+from cnnc.ops.fused import chain
 from cnnc.target import Rules
 from cnnc_tvm import rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape
 from cnnc_tvm.builder import Builder, Function, Tensor, loaded, stored
@@ -60,7 +61,8 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
     for node in graph.nodes:
         b.node, b.label = node.name, node.op.name
         try:
-            result = _result(b, node, values, rules)
+            lowered = _fused if isinstance(node.op, ops.Fused) else _result
+            result = lowered(b, node, values, rules)
             values[node] = result if len(graph.users[node]) == 1 and node not in wanted else b.store(result)
         except CnncError:
             raise
@@ -70,6 +72,15 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
     read = {*plan.outputs.values(), *(i for step in plan.steps for i in step.args)}
     used = {plan.tensors[i].key for i in read}
     return Lowered(b.functions, plan, {name: array for name, array in b.constants.items() if name in used})
+
+
+def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
+    """The result of a layer with its epilogue, which takes in the layer's expression; other operands are stored."""
+    for x in node.inputs[1:]:
+        values[x] = b.store(values[x])
+    for part in chain(node, node.inputs):
+        values[part] = result = _result(b, part, values, rules)
+    return result
 
 
 def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:

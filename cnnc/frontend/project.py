@@ -39,6 +39,8 @@ def library() -> Env:
     nowhere = Span(source, 0, 0)
     env = Env()
     for name, op in registry().items():
+        if op.internal:
+            continue
         env.names[name] = Binding(OpBlock(op), nowhere, "library")
     for name in ("id", "split", *FUNCTIONS):
         env.names[name] = Binding(Builtin(name), nowhere, "library")

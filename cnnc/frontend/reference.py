@@ -41,7 +41,7 @@ class Entry:
 
 def entries() -> dict[str, Entry]:
     """By name: every op, family by family, the defs of the standard library, and `id` and `split`."""
-    found = [_op(cls) for cls in registry().values()]
+    found = [_op(cls) for cls in registry().values() if not cls.internal]
     found += [_def(x.value) for x in library().names.values() if isinstance(x.value, DefBlock)]
     found += [_entry(name, _LIBRARY, call, doc) for name, (call, doc) in _BUILTINS.items()]
     return {entry.name: entry for entry in found}

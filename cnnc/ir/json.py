@@ -75,7 +75,7 @@ def _attributes_json(op: Op) -> dict[str, Any]:
 def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(x) for x in value]
-    return str(value) if isinstance(value, str | Init) else value
+    return str(value) if isinstance(value, str | Init | Op) else value
 
 
 def _read_node(data: object, assembly: Assembly) -> None:

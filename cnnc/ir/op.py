@@ -138,6 +138,8 @@ class Op:
     """
 
     name: ClassVar[str]
+    internal: ClassVar[bool] = False
+    """Whether only passes make it: the language does not have it."""
     # Callable[...], not methods, so that each op can name its own operands.
     infer: ClassVar[Callable[..., TensorType]]
     params: ClassVar[Callable[..., Mapping[str, ParamSpec]]] = _no_params
@@ -210,7 +212,7 @@ def register(cls: OpClass) -> OpClass:
 
 
 def registry() -> Mapping[str, type[Op]]:
-    """Every registered op class by its name in the language."""
+    """Every registered op class by its name."""
     return _REGISTRY
 
 

@@ -118,7 +118,7 @@ def _node(line: str, assembly: Assembly, origin: Origin) -> None:
         raise ValueError("expected `%name = op(...)(%operand, ...) : type` or `return name = %value`")
     operands = [_unquoted(x["name"]) for x in _items(_OPERAND, match["operands"], "operands")]
     named = {x["role"]: _named(x) for x in _items(_PARAM, match["params"] or "", "parameters")}
-    assembly.node(_unquoted(match["name"]), _op(match["op"]), operands, named, match["type"], origin)
+    assembly.node(_unquoted(match["name"]), parse_op(match["op"]), operands, named, match["type"], origin)
 
 
 def _named(match: re.Match[str]) -> Named:
@@ -135,19 +135,22 @@ def _outputs(line: str, assembly: Assembly) -> dict[str, str]:
     return dict(found)
 
 
-def _op(text: str) -> Op:
-    """The op of a call as the language writes it, which is a call in Python too."""
+def parse_op(text: str) -> Op:
+    """The op of a call as the language writes it, which is a call in Python too; ValueError for other texts."""
     try:
-        call = ast.parse(text, mode="eval").body
+        return _op(ast.parse(text, mode="eval").body)
     except SyntaxError:
         raise ValueError(f"`{text}` is not the call of an op") from None
+
+
+def _op(call: ast.expr) -> Op:
     match call:
         case ast.Name(id=name):
             return make_op(name, [], {})
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             return make_op(name, [_value(x) for x in args], {str(x.arg): _value(x.value) for x in keywords})
         case _:
-            raise ValueError(f"`{text}` is not the call of an op")
+            raise ValueError(f"`{ast.unparse(call)}` is not the call of an op")
 
 
 def _value(node: ast.expr) -> object:
@@ -162,6 +165,8 @@ def _value(node: ast.expr) -> object:
             return -number
         case ast.List(elts=items):
             return [_value(x) for x in items]
+        case ast.Call():
+            return _op(node)
         case _:
             raise ValueError(f"`{ast.unparse(node)}` is not the value of an attribute")
 

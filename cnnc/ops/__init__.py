@@ -26,6 +26,7 @@ from cnnc.ops.activation import (
 from cnnc.ops.conv import Conv, Deconv, Local
 from cnnc.ops.detection import Anchors, ClipBoxes, Decode, Nms, RoiAlign, RoiAlignPyramid, RoiPool, Top
 from cnnc.ops.elementwise import Add, Div, Maximum, Minimum, Mul, Sub
+from cnnc.ops.fused import Fused
 from cnnc.ops.linear import Linear, MatMul, Rbf, Scale
 from cnnc.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Lrn, Normalize
 from cnnc.ops.pool import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, L2Pool, MaxPool, Unpool
@@ -47,7 +48,7 @@ from cnnc.ops.shape import (
 
 __all__ = [
     "Abs", "AdaptiveAvgPool", "Add", "Anchors", "AvgPool", "BatchNorm", "Cast", "ChannelShuffle", "Clip", "ClipBoxes",
-    "Concat", "Constant", "Conv", "Crop", "Decode", "Deconv", "Div", "Dropout", "Elu", "Exp", "Flatten", "Gelu",
+    "Concat", "Constant", "Conv", "Crop", "Decode", "Deconv", "Div", "Dropout", "Elu", "Exp", "Flatten", "Fused", "Gelu",
     "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "InstanceNorm", "L2Pool", "LayerNorm",
     "LeakyRelu", "Linear", "Local", "Log", "LogSoftmax", "Lrn", "MatMul", "MaxPool", "Maximum", "Minimum", "Mul", "Neg",
     "Nms", "Normalize", "Pad", "PixelShuffle", "Prelu", "Rbf", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",

@@ -9,11 +9,12 @@ from cnnc.diagnostics import error
 from cnnc.passes.canonical import CANONICAL
 from cnnc.passes.engine import Network, Note, Optimised, Pass, Pipeline, Refusal, Rule, Sweep
 from cnnc.passes.fold_batch_norm import FOLD_BATCH_NORM
+from cnnc.passes.fuse_epilogue import FUSE_EPILOGUE
 from cnnc.passes.remove_identity import REMOVE_IDENTITY
 from cnnc.passes.share_common import SHARE_COMMON
 
 PASSES: Mapping[str, Pass] = MappingProxyType(
-    {each.name: each for each in (REMOVE_IDENTITY, CANONICAL, SHARE_COMMON, FOLD_BATCH_NORM)}
+    {each.name: each for each in (REMOVE_IDENTITY, CANONICAL, SHARE_COMMON, FOLD_BATCH_NORM, FUSE_EPILOGUE)}
 )
 """Every pass, in the order in which they run."""
 
