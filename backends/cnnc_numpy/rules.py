@@ -14,7 +14,7 @@ from cnnc import ops
 from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
 from cnnc.target import Rules, numpy_dtype
-from cnnc_numpy.kernels import Array, activation, arithmetic, conv, linear, norm, pool, resize, roi, shape
+from cnnc_numpy.kernels import Array, activation, arithmetic, conv, detection, linear, norm, pool, resize, roi, shape
 
 Kernel: TypeAlias = Callable[..., Array]
 
@@ -103,6 +103,12 @@ _direct(ops.Upsample, resize.upsample, "scale", "mode", "align_corners")
 
 _direct(ops.RoiPool, roi.roi_pool, "size", "scale")
 _direct(ops.RoiAlign, roi.roi_align, "size", "scale", "samples", "aligned")
+_direct(ops.RoiAlignPyramid, roi.roi_align_pyramid, "size", "scales", "samples")
+_direct(ops.Anchors, detection.anchors, "corners", "stride")
+_direct(ops.Decode, detection.decode)
+_direct(ops.ClipBoxes, detection.clip_boxes)
+_direct(ops.Nms, detection.nms, "pre", "keep", "iou")
+_direct(ops.Top, detection.top, "k")
 
 
 @rule(ops.Conv)

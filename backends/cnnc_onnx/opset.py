@@ -13,7 +13,7 @@ OLDEST = 13
 """The first opset in which `Squeeze`, `Unsqueeze` and `ReduceSum` take their axes as operands."""
 
 
-_LAST = {ops.RoiAlign: 21, ops.RoiPool: 21}
+_LAST = {ops.RoiAlign: 21, ops.RoiAlignPyramid: 21, ops.RoiPool: 21}
 """The last opset in which ONNX Runtime 1.31 has a kernel, of the ops for which that is not the newest."""
 
 

@@ -1,6 +1,6 @@
 """The target `torch`: a readable, trainable nn.Module as a Python file, and its weights.
 
-`rules_*` say how each op is written and `helpers` has what torch lacks. `regions` finds the blocks in the names of the
+`rules_*` say how each op is written and `helpers*` has what torch lacks. `regions` finds the blocks in the names of the
 nodes, `blocks` makes them modules, `forward` writes how they run, `classes` finds those that are alike, `source` puts
 the file together and `program` runs it. Importing this package does not import torch.
 """

@@ -1,6 +1,6 @@
 """What torch lacks, in PyTorch: the functions and modules that a generated source takes along where it uses them.
 
-The source of each definition is copied as it stands, so it may use only torch, nn, F, Tensor and the others here.
+The source of each definition is copied as it stands, so it may use only torch, nn, F, Tensor and the other helpers.
 """
 
 from __future__ import annotations
@@ -213,62 +213,3 @@ def crop(x: Tensor, like: Tensor, offset: Sequence[int]) -> Tensor:
     """The part of x that starts `offset` rows and columns in and is as large as `like`."""
     (top, left), (rows, columns) = offset, like.shape[2:]
     return x[:, :, top : top + rows, left : left + columns]
-
-
-def roi_pool(x: Tensor, rois: Tensor, size: Sequence[int], scale: float) -> Tensor:
-    """The maximum of each cell of a grid over each region.
-
-    Shapes: x [N, C, H, W], rois [N, R, 4 or 5] -> [N*R, C, *size].
-    """
-    corners = rois[..., :4].float() * scale
-    corners = (corners.abs() + 0.5).floor().copysign(corners).long()  # halves away from 0
-    out = x.new_zeros(*rois.shape[:2], x.shape[1], *size)
-    for n, boxes in enumerate(corners.tolist()):
-        for r, (left, top, right, bottom) in enumerate(boxes):
-            rows, columns = max(bottom - top + 1, 1), max(right - left + 1, 1)
-            for i in range(size[0]):
-                first, last = top + i * rows // size[0], top - (-(i + 1) * rows // size[0])
-                band = x[n, :, max(first, 0) : max(last, 0)]
-                for j in range(size[1]):
-                    start, stop = left + j * columns // size[1], left - (-(j + 1) * columns // size[1])
-                    cell = band[:, :, max(start, 0) : max(stop, 0)]
-                    if cell.numel():
-                        out[n, r, :, i, j] = cell.amax((1, 2))
-    return out.flatten(0, 1)
-
-
-def roi_align(
-    x: Tensor, rois: Tensor, size: Sequence[int], scale: float, samples: int, aligned: bool = False
-) -> Tensor:
-    """The mean of samples in each cell of a grid over each region.
-
-    Shapes: x [N, C, H, W], rois [N, R, 4 or 5] -> [N*R, C, *size].
-    """
-
-    def axis(first: Tensor, last: Tensor, cells: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each sample's coordinate: the places before and after it, the weight of the latter, whether it counts."""
-        span = last - first if aligned else (last - first).clamp(min=1)
-        steps = (torch.arange(cells * samples, device=x.device) + 0.5) / (cells * samples)
-        at = first[..., None] + span[..., None] * steps  # [N, R, cells*samples]
-        inside = (at >= -1) & (at <= length)
-        at = at.clamp(0, length - 1)
-        before = at.floor().long()
-        return before, (before + 1).clamp(max=length - 1), at - before, inside
-
-    n, c, h, w = x.shape
-    left, top, right, bottom = (rois[..., :4].float() * scale - (0.5 if aligned else 0.0)).unbind(-1)
-    y0, y1, wy, in_y = axis(top, bottom, size[0], h)
-    x0, x1, wx, in_x = axis(left, right, size[1], w)
-    image = torch.arange(n, device=x.device).view(n, 1, 1, 1)
-
-    def read(rows: Tensor, columns: Tensor) -> Tensor:
-        """x's values at rows [N, R, i] and columns [N, R, j]: [N, R, i, j, C]."""
-        return x.permute(0, 2, 3, 1)[image, rows[..., :, None], columns[..., None, :]]
-
-    wy, wx = wy[..., :, None, None], wx[..., None, :, None]
-    above = read(y0, x0) * (1 - wx) + read(y0, x1) * wx
-    below = read(y1, x0) * (1 - wx) + read(y1, x1) * wx
-    value = above * (1 - wy) + below * wy
-    value = value * (in_y[..., :, None] & in_x[..., None, :])[..., None]
-    cells = value.view(n * rois.shape[1], size[0], samples, size[1], samples, c).mean((2, 4))
-    return cells.permute(0, 3, 1, 2).to(x.dtype)

@@ -29,6 +29,8 @@ _SAME: dict[type[Op], Written] = {
     ops.Sub: Written(expr="{0} - {1}"),
     ops.Div: Written(expr="{0} / {1}"),
     ops.MatMul: Written(expr="{0} @ {1}"),
+    ops.Decode: Written(expr="decode({0}, {1})"),
+    ops.ClipBoxes: Written(expr="clip_boxes({0}, {1})"),
     ops.GlobalAvgPool: either("nn.AdaptiveAvgPool2d", "F.adaptive_avg_pool2d", output_size=1),
     ops.GlobalMaxPool: either("nn.AdaptiveMaxPool2d", "F.adaptive_max_pool2d", output_size=1),
 }
@@ -315,6 +317,35 @@ def _roi_align(node: Node) -> Written:
     assert isinstance(op, ops.RoiAlign)
     aligned = ", aligned=True" if op.aligned else ""
     return Written(expr=f"roi_align({{0}}, {{1}}, {op.size}, {text(op.scale)}, {op.samples}{aligned})")
+
+
+@rules(ops.RoiAlignPyramid)
+def _roi_align_pyramid(node: Node) -> Written:
+    op = node.op
+    assert isinstance(op, ops.RoiAlignPyramid)
+    rois, *levels = _operands(node)
+    sizes = f"{op.size}, {text(op.scales)}, {op.samples}"
+    return Written(expr=f"roi_align_pyramid({rois}, [{', '.join(levels)}], {sizes})")
+
+
+@rules(ops.Anchors)
+def _anchors(node: Node) -> Written:
+    op = node.op
+    assert isinstance(op, ops.Anchors)
+    return Written(expr=f"anchors({{0}}, {text(list(op.corners))}, {op.stride})")
+
+
+@rules(ops.Nms)
+def _nms(node: Node) -> Written:
+    op = node.op
+    assert isinstance(op, ops.Nms)
+    return Written(expr=f"nms({{0}}, {{1}}, {op.pre}, {op.keep}, {text(op.iou)})")
+
+
+@rules(ops.Top)
+def _top(node: Node) -> Written:
+    assert isinstance(node.op, ops.Top)
+    return Written(expr=f"top([{', '.join(_operands(node))}], {node.op.k})")
 
 
 def inline_numbers(written: dict[Node, Written], graph: Graph) -> None:

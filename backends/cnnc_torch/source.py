@@ -12,7 +12,7 @@ from typing import Final
 
 from cnnc.ir.graph import Graph, Node, Origin
 from cnnc.ir.types import DType, shape_text
-from cnnc_torch import helpers
+from cnnc_torch import helpers, helpers_detection
 from cnnc_torch.blocks import Blocks, access
 from cnnc_torch.classes import Class, Parameter, classes
 from cnnc_torch.forward import Forward
@@ -23,6 +23,7 @@ from cnnc_torch.rules_modules import rules
 from cnnc_torch.written import text
 
 _STANDARD: Final = {
+    "import math": r"\bmath\.",
     "from collections import OrderedDict": r"\bOrderedDict\(",
     "from collections.abc import Sequence": r"\bSequence\[",
     "from typing import Any": r"\bAny\b",
@@ -162,8 +163,9 @@ def _forward(forward: Forward, outermost: bool, outputs: int) -> list[str]:
 
 @cache
 def _helpers() -> dict[str, str]:
-    """The source of each definition in `helpers`, in order."""
-    found = [x for x in vars(helpers).values() if getattr(x, "__module__", None) == helpers.__name__]
+    """The source of each definition in the modules of helpers, in order."""
+    modules = (helpers, helpers_detection)
+    found = [x for module in modules for x in vars(module).values() if getattr(x, "__module__", "") == module.__name__]
     return {x.__name__: inspect.getsource(x).rstrip() for x in found}
 
 

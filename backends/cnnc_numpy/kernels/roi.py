@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cnnc_numpy.kernels import Array
@@ -60,3 +62,19 @@ def roi_readings(start: float, extent: float, count: int, samples: int, length: 
     weights[i, first] = np.where(inside, 1 - share, 0)
     weights[i, np.minimum(first + 1, length - 1)] += np.where(inside, share, 0)
     return weights.reshape(count, samples, length).mean(1)
+
+
+def roi_align_pyramid(
+    rois: Array, *levels: Array, size: tuple[int, int], scales: tuple[float, ...], samples: int = 2
+) -> Array:
+    """`roi_align` of each region on the one of the levels, which have these scales, that suits its size."""
+    width, height = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # no area: the first level; a negative one: none
+        suited = np.floor(4 + np.log2(np.sqrt(width * height) / 224) + 1e-6) - round(-math.log2(scales[0]))
+    suited = np.clip(suited, 0, len(levels) - 1)
+    y = np.zeros((*rois.shape[:2], levels[0].shape[1], *size), levels[0].dtype)
+    for n, regions in enumerate(rois):
+        for i, (x, scale) in enumerate(zip(levels, scales, strict=True)):
+            chosen = suited[n] == i
+            y[n, chosen] = roi_align(x[n : n + 1], regions[None, chosen], size=size, scale=scale, samples=samples)
+    return y.reshape(-1, *y.shape[2:])
