@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cnnc import ops as _ops  # registers every op
 from cnnc.diagnostics import CnncError, Diagnostic
-from cnnc.driver import compile, load  # noqa: A004
+from cnnc.driver import compile, load, optimise  # noqa: A004
 from cnnc.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ def load_program(path: str | Path, *, trust: bool = False) -> "Program":
 
 
 del _ops
-__all__ = ["CnncError", "Diagnostic", "Graph", "Program", "compile", "load", "load_program"]
+__all__ = ["CnncError", "Diagnostic", "Graph", "Program", "compile", "load", "load_program", "optimise"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cnnc.contracts import FactResult, run_check
 from cnnc.diagnostics import CnncError, Diagnostic, Severity, error
@@ -16,12 +16,15 @@ from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType
 from cnnc.ops.fused import unfused
-from cnnc.passes import Network
+from cnnc.passes import Network, Optimised, Pass
 from cnnc.passes import choose as choose_passes
 from cnnc.passes import optimise as run_passes
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Program
+
+WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
+"""Arrays by parameter name, a file of them, or a seed."""
 
 
 def open_module(path_or_text: str | Path) -> Module:
@@ -122,20 +125,48 @@ def unique(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     return list(first.values())
 
 
+def network_of(graph: Graph, weights: WeightsOf = 0) -> Network:
+    """A verified graph with its weights, complete and matching: arrays by parameter name, a `.safetensors`, `.npz` or
+    `.pth` file, or a seed for the initialisers. CnncError E0401 for weights that do not fit, E0902 for other values."""
+    from cnnc import weights as weight_files
+    from cnnc.ir.verify import verify
+
+    verify(graph)
+    if isinstance(weights, int):
+        if weights < 0:
+            raise error("E0902", f"a seed is at least 0, not {weights}")
+        return Network(graph, weight_files.init(graph, weights))
+    if isinstance(weights, str | Path):
+        return Network(graph, weight_files.load(weights, graph))
+    if isinstance(weights, Mapping):
+        return Network(graph, weight_files.check(weights, graph, "the weights given"))
+    raise error("E0902", f"`weights` are arrays by name, a file or a seed, not of type {type(weights).__name__}")
+
+
+def optimise(
+    graph: Graph, weights: WeightsOf = 0, *, level: int = 2, passes: str = "",
+    after: Callable[[Pass, Network], None] | None = None,
+) -> Optimised:  # fmt: skip
+    """The optimised graph with its weights, and what each pass did and why not.
+
+    `weights` are as `network_of` has them. `level` is 0 to 3, and `passes` changes to its passes
+    ("-fold_batch_norm"); see `cnnc.passes`. `after` is called with each pass and its result.
+    """
+    return run_passes(network_of(graph, weights), choose_passes(level, passes), after)
+
+
 def compile(
-    graph: Graph, target: str = "numpy", weights: Mapping[str, Array] | str | Path | int = 0, *, optimise: int = 2,
-    passes: str = "", **options: str,
+    graph: Graph, target: str = "numpy", weights: WeightsOf = 0, *, optimise: int = 2, passes: str = "",
+    after: Callable[[Pass, Network], None] | None = None, **options: str,
 ) -> Program:  # fmt: skip
     """The program of a graph for a target.
 
-    `weights` are arrays by parameter name, a `.safetensors`, `.npz` or `.pth` file, or a seed for the initialisers.
-    `optimise` is the level, 0 to 2, and `passes` changes to its passes ("-fold_batch_norm"); see `cnnc.passes`.
+    `weights`, `passes`, `after` and, as its level, `optimise` are those of the function `optimise`, which runs first
+    unless the target wants the graph as it was written.
     `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for ops the
     target lacks, E0602 for a target that is not installed, E0607 for one that lacks a library or tool, E0902 for an
     option it does not have.
     """
-    from cnnc import weights as weight_files
-    from cnnc.ir.verify import verify
     from cnnc.target import inner_sizes
     from cnnc.target import target as find
 
@@ -144,24 +175,13 @@ def compile(
         if name not in chosen.options:
             known = ", ".join(chosen.options) or "none"
             raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
-    verify(graph)
-    if isinstance(weights, int):
-        if weights < 0:
-            raise error("E0902", f"a seed is at least 0, not {weights}")
-        arrays: Mapping[str, Array] = weight_files.init(graph, weights)
-    elif isinstance(weights, str | Path):
-        arrays = weight_files.load(weights, graph)
-    elif isinstance(weights, Mapping):
-        arrays = weight_files.check(weights, graph, "the weights given")
-    else:
-        raise error("E0902", f"`weights` are arrays by name, a file or a seed, not of type {type(weights).__name__}")
     sizes = inner_sizes(graph)
-    if chosen.passes:
-        network = run_passes(Network(graph, arrays), choose_passes(optimise, passes)).network
-        graph = network.graph if chosen.fuses else unfused(network.graph)
-        arrays = network.weights
+    names = choose_passes(optimise, passes) if chosen.passes else ()
+    network = run_passes(network_of(graph, weights), names, after).network
     try:
-        program = chosen.compile(graph, arrays, **options)
+        program = chosen.compile(
+            network.graph if chosen.fuses else unfused(network.graph), network.weights, **options
+        )
     except ModuleNotFoundError:
         status = chosen.status()
         if status.works:

@@ -117,10 +117,10 @@ def test_weights_that_are_not_finite_are_told_once(cli: Cli) -> None:
     ("options", "status", "code"),
     [
         (["-t", "nothing"], 7, "E0602"),
-        (["-t", "numpy", "-O", "colour=red"], 2, "E0902"),
+        (["-t", "numpy", "-X", "colour=red"], 2, "E0902"),
         (["-t", "numpy", "--opset", "20"], 2, "E0902"),
-        (["-t", "numpy", "-O", "weights=1"], 2, "E0902"),
-        (["-t", "numpy", "--optimise", "3"], 2, "E0902"),
+        (["-t", "numpy", "-X", "weights=1"], 2, "E0902"),
+        (["-t", "numpy", "--optimise", "4"], 2, "E0902"),
         (["-t", "numpy", "--passes", "-no_such_pass"], 2, "E0902"),
         (["-t", "numpy", "-o", "none/net.cnnp"], 74, "E0901"),
         (["-t", "numpy", "-o", "."], 74, "E0901"),
@@ -153,7 +153,7 @@ def test_passes_are_chosen(cli: Cli) -> None:
 
 def test_options_reach_the_target(cli: Cli) -> None:
     assert cli("compile", "net.cnn", "-t", "onnx", "--opset", "20", "-o", "net.onnx").exit_code == 0
-    assert cli("compile", "net.cnn", "-t", "onnx", "-O", "opset=3").exit_code == 7
+    assert cli("compile", "net.cnn", "-t", "onnx", "-X", "opset=3").exit_code == 7
 
 
 # run

@@ -121,7 +121,7 @@ def test_every_target_and_option_is_in_the_table() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", README.read_text("utf-8"), re.MULTILINE))
     assert rows.keys() == targets().keys()
     for name, row in rows.items():
-        assert set(re.findall(r"-O (\w+)=", row)) == set(targets()[name].options)
+        assert set(re.findall(r"-X (\w+)=", row)) == set(targets()[name].options)
 
 
 def test_there_are_exactly_two_commands_to_set_up() -> None:

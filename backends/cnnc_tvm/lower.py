@@ -16,7 +16,9 @@ from cnnc.ir.op import Op
 from cnnc.ir.types import DType
 from cnnc.ops.fused import chain
 from cnnc.target import Rules
-from cnnc_tvm import rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape
+from cnnc_tvm import (
+    rules_dense, rules_dense_cpu, rules_detection, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape,
+)  # fmt: skip
 from cnnc_tvm.builder import Builder, Function, Tensor, loaded, stored
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.rules import Rule
@@ -24,7 +26,9 @@ from cnnc_tvm.rules import Rule
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
 
-TABLES = (rules_dense, rules_dense_cpu, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape)
+TABLES = (
+    rules_dense, rules_dense_cpu, rules_detection, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape,
+)  # fmt: skip
 """The modules that fill the tables of rules."""
 
 POINTWISE: frozenset[type[Op]] = frozenset({
@@ -80,7 +84,7 @@ def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rul
         values[x] = b.store(values[x])
     for part in chain(node, node.inputs):
         values[part] = result = _result(b, part, values, rules)
-    return result
+    return replace(result, node=node.name) if result.loops else result
 
 
 def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:

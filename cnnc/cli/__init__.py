@@ -14,11 +14,16 @@ from cnnc.cli.doctor import doctor, targets
 from cnnc.cli.explain import explain
 from cnnc.cli.ir import ir
 from cnnc.cli.models import models
+from cnnc.cli.passes import passes
 from cnnc.cli.run import run
 from cnnc.cli.summary import summary
 from cnnc.cli.test import test
 from cnnc.cli.verify import verify
 
-main = App(commands=[check, test, summary, ir, compile_, run, verify, models, targets, doctor, explain, completion])
+main = App(
+    commands=[
+        check, test, summary, ir, compile_, run, verify, models, targets, passes, doctor, explain, completion,
+    ]
+)  # fmt: skip
 
 __all__ = ["main"]

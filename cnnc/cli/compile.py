@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +11,26 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from cnnc.cli.console import note, print_json, report, size_text, working
+from cnnc.cli.console import note, print_json, size_text, working
 from cnnc.cli.files import ModelFile, Place
-from cnnc.cli.load import load
-from cnnc.cli.options import AS_JSON, Assignments, Command, Settings, WeightSource, model_options, weight_options
-from cnnc.diagnostics import Diagnostic, error
+from cnnc.cli.load import load, told_already, weights_for
+from cnnc.cli.options import (
+    AS_JSON,
+    DEFAULT_PASSES,
+    Assignments,
+    Command,
+    Passes,
+    Settings,
+    WeightSource,
+    model_options,
+    pass_options,
+    weight_options,
+)
+from cnnc.diagnostics import error
 
 if TYPE_CHECKING:
-    from cnnc.ir.graph import Graph
-    from cnnc.target import Array, Program
+    from cnnc.passes import Network, Pass
+    from cnnc.target import Program
 
 
 class TargetName(click.ParamType[str]):
@@ -42,6 +53,7 @@ class TargetName(click.ParamType[str]):
     cnnc compile resnet50 --target cuda --arch sm_90 -o r50
     cnnc compile net.cnn:Tiny --target onnx --opset 20 -o tiny.onnx
     cnnc compile net.cnn --target numpy --set classes=10 --print-source
+    cnnc compile net.cnn --target cpu -O3 --passes=-fuse_epilogue --dump-ir ir
     """,
 )
 @click.argument("place", metavar="FILE[:MODEL]", type=ModelFile())
@@ -52,27 +64,28 @@ class TargetName(click.ParamType[str]):
 @click.option("--arch", metavar="ARCH", help="The GPU of target cuda: sm_80, sm_90.")
 @click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
 @click.option("--opset", metavar="N", help="The opset of target onnx.")
-@click.option("-O", "options", type=Assignments(), multiple=True, help="Any option of the target: -O KEY=VALUE.")
-@click.option("--optimise", type=click.IntRange(0, 3), default=2, help="How much to optimise the graph [2].")
-@click.option("--passes", default="", metavar="[+|-]PASS,...", help="Passes to add or leave out: -fold_batch_norm.")
+@click.option("-X", "options", type=Assignments(), multiple=True, help="Any option of the target: -X KEY=VALUE.")
+@pass_options
+@click.option("--dump-ir", metavar="DIR", type=click.Path(path_type=Path), help="Write the graph after each pass.")
 @click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
 @AS_JSON
 def compile_(
     place: Place, target: str, out: Path | None, source: WeightSource, settings: Settings, arch: str | None,
-    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], optimise: int, passes: str,
-    print_source: bool, as_json: bool,
+    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], chosen: Passes,
+    dump_ir: Path | None, print_source: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a model for a target.
 
     The program is written to a file: in the target's own format where the name ends so (.onnx, .py), else as an
     artifact for `cnnc run` and `cnnc.load_program`.
     """
-    chosen = dict(options)
-    chosen |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
+    own = dict(options)
+    own |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)
-    program = build(place, settings, source, target, chosen, optimise, passes)
+    after = graphs_into(dump_ir) if dump_ir else None
+    program = build(place, settings, source, target, own, chosen, after)
     text = program.source() if print_source else ""
     if print_source and not text:
         raise error("E0605", f"target `{target}` generates no source to print")
@@ -97,33 +110,35 @@ def compile_(
 
 def build(
     place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str] | None = None,
-    optimise: int = 2, passes: str = "",
+    chosen: Passes = DEFAULT_PASSES, after: Callable[[Pass, Network], None] | None = None,
 ) -> Program:  # fmt: skip
-    """The compiled program of a model."""
+    """The compiled program of a model; `after` sees the graph after each pass."""
     import cnnc
 
     own = signature(cnnc.compile).parameters
     if wrong := [name for name in options or {} if name in own]:
         raise click.UsageError(f"`{wrong[0]}` is not an option of a target")
-    if source.weights is not None and source.seed is not None:
-        raise click.UsageError("--weights and --seed exclude each other")
     graph = load(place, settings)
-    if source.weights is None and source.seed is None and graph.params:
-        note("note: the weights are random (seed 0); --weights gives others")
-    weights = source.seed or 0 if source.weights is None else _read(source.weights, graph, source.strict)
-    with working(f"compiling {graph.name} for {target}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the weights, told already
-        return cnnc.compile(graph, target, weights, optimise=optimise, passes=passes, **dict(options or {}))
+    weights = weights_for(graph, source)
+    with working(f"compiling {graph.name} for {target}"), told_already():
+        return cnnc.compile(
+            graph, target, weights, optimise=chosen.optimise, passes=chosen.passes, after=after, **dict(options or {})
+        )
 
 
-def _read(path: Path, graph: Graph, strict: bool) -> Mapping[str, Array]:
-    """The weights in a file; what is odd about them is printed."""
-    from cnnc import weights
+def graphs_into(folder: Path) -> Callable[[Pass, Network], None]:
+    """Writes the graph after each pass, as text, to a file of `folder` numbered in their order."""
+    from cnnc.files import replacing
+    from cnnc.ir.text import to_text
 
-    odd: list[Diagnostic] = []
-    arrays = weights.load(path, graph, strict=strict, warn=odd.append)
-    report(odd)
-    return arrays
+    folder.mkdir(parents=True, exist_ok=True)
+    count = itertools.count(1)
+
+    def write(each: Pass, network: Network) -> None:
+        with replacing(folder / f"{next(count):02}_{each.name}.ir") as temporary:
+            temporary.write_text(to_text(network.graph), encoding="utf-8")
+
+    return write
 
 
 def check_writable(out: Path | None) -> None:

@@ -29,7 +29,7 @@ def targets(as_json: bool) -> None:
         described = _described(name, target)
         click.echo(f"{name:<8} {described['doc']}")
         for option, doc in described["options"].items():
-            click.echo(f"         -O {option}=...  {doc}")
+            click.echo(f"         -X {option}=...  {doc}")
 
 
 @click.command(cls=Command, examples="cnnc doctor\ncnnc doctor --json")

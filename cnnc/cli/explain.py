@@ -9,6 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from cnnc.cli.console import coloured, print_json
+from cnnc.cli.files import ModelFile, Place
+from cnnc.cli.fusion import explain_fusion
 from cnnc.cli.options import AS_JSON, Command
 from cnnc.diagnostics import error
 
@@ -20,14 +22,33 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return [CompletionItem(name) for name in names if name.lower().startswith(incomplete.lower())]
 
 
-@click.command(cls=Command, examples="cnnc explain E0312\ncnnc explain conv\ncnnc explain")
+@click.command(
+    cls=Command,
+    examples="""
+    cnnc explain E0312
+    cnnc explain conv
+    cnnc explain
+    cnnc explain fusion resnet50                  what each pass did, line by line
+    cnnc explain fusion net.cnn layer1.0.conv1    the same for one layer or block
+    """,
+)
 @click.argument("name", required=False, shell_complete=_complete)
+@click.argument("place", metavar="[FILE[:MODEL]]", required=False, type=ModelFile())
+@click.argument("label", required=False)
 @AS_JSON
-def explain(name: str | None, as_json: bool) -> None:
-    """Say what an error means, or what an op does.
+def explain(name: str | None, place: Place | None, label: str | None, as_json: bool) -> None:
+    """Explain an error, an op, or what the optimiser does.
 
-    NAME is the code of an error, an op, or a def of the standard library. Without it, list all.
+    NAME is the code of an error, an op, or a def of the standard library; without it, all are listed. `fusion` goes
+    through a FILE and says what each pass did at each line, and where it was not applied and why.
     """
+    if name == "fusion":
+        if place is None:
+            raise click.UsageError("`explain fusion` goes through a FILE: `cnnc explain fusion resnet50`")
+        explain_fusion(place, label, as_json)
+        return
+    if place is not None:
+        raise click.UsageError("only `explain fusion` takes a FILE")
     pages = _pages()
     if name is not None and name.upper() in pages:
         code = name.upper()

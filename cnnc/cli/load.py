@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cnnc.cli.console import report
+import click
+
+from cnnc.cli.console import note, report
 from cnnc.cli.files import Place
-from cnnc.cli.options import Settings
+from cnnc.cli.options import Settings, WeightSource
+from cnnc.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cnnc.driver import WeightsOf
     from cnnc.ir.graph import Graph
 
 
@@ -22,3 +30,27 @@ def load(place: Place, settings: Settings) -> Graph:
     model = elaborate(module, choose(module, place.model), args)
     report(model.warnings)
     return finish(model, dims=settings.dims, outputs=settings.outputs, dtype=settings.dtype)
+
+
+def weights_for(graph: Graph, source: WeightSource) -> WeightsOf:
+    """The weights asked for; that they are random, or what is odd about those in a file, is printed."""
+    from cnnc import weights
+
+    if source.weights is None:
+        if source.seed is None and graph.params:
+            note("note: the weights are random (seed 0); --weights gives others")
+        return source.seed or 0
+    if source.seed is not None:
+        raise click.UsageError("--weights and --seed exclude each other")
+    odd: list[Diagnostic] = []
+    arrays = weights.load(source.weights, graph, strict=source.strict, warn=odd.append)
+    report(odd)
+    return arrays
+
+
+@contextmanager
+def told_already() -> Iterator[None]:
+    """Python's warnings about weights are not shown: `weights_for` printed what is odd about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

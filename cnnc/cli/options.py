@@ -86,6 +86,15 @@ class WeightSource:
     strict: bool
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Which passes run."""
+
+    optimise: int
+    passes: str
+
+
+DEFAULT_PASSES = Passes(2, "")
 NO_SETTINGS = Settings({}, {}, None, None)
 NO_WEIGHTS = WeightSource(None, None, strict=False)
 
@@ -125,4 +134,10 @@ weight_options = _gathered(
     click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors, .npz or .pth file."),
     click.option("--seed", type=click.IntRange(0), help="Random weights from this seed [0]."),
     click.option("--strict", is_flag=True, help="Refuse weights with NaN or infinite values."),
+)
+pass_options = _gathered(
+    Passes,
+    "chosen",
+    click.option("-O", "--optimise", type=click.IntRange(0, 3), default=2, help="How much to optimise: 0 to 3 [2]."),
+    click.option("--passes", default="", metavar="[+|-]PASS,...", help="Passes to add or leave out: -fold_batch_norm."),
 )

@@ -48,10 +48,10 @@ from cnnc.ops.shape import (
 
 __all__ = [
     "Abs", "AdaptiveAvgPool", "Add", "Anchors", "AvgPool", "BatchNorm", "Cast", "ChannelShuffle", "Clip", "ClipBoxes",
-    "Concat", "Constant", "Conv", "Crop", "Decode", "Deconv", "Div", "Dropout", "Elu", "Exp", "Flatten", "Fused", "Gelu",
-    "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "InstanceNorm", "L2Pool", "LayerNorm",
-    "LeakyRelu", "Linear", "Local", "Log", "LogSoftmax", "Lrn", "MatMul", "MaxPool", "Maximum", "Minimum", "Mul", "Neg",
-    "Nms", "Normalize", "Pad", "PixelShuffle", "Prelu", "Rbf", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
-    "Relu", "Reshape", "Resize", "RoiAlign", "RoiAlignPyramid", "RoiPool", "Scale", "Selu", "Sigmoid", "Silu", "Slice",
-    "Softmax", "Sqrt", "Step", "Sub", "Take", "Tanh", "Top", "Transpose", "Unpool", "Upsample",
+    "Concat", "Constant", "Conv", "Crop", "Decode", "Deconv", "Div", "Dropout", "Elu", "Exp", "Flatten", "Fused",
+    "Gelu", "GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "HardSigmoid", "HardSwish", "InstanceNorm", "L2Pool",
+    "LayerNorm", "LeakyRelu", "Linear", "Local", "Log", "LogSoftmax", "Lrn", "MatMul", "MaxPool", "Maximum", "Minimum",
+    "Mul", "Neg", "Nms", "Normalize", "Pad", "PixelShuffle", "Prelu", "Rbf", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceSum", "Relu", "Reshape", "Resize", "RoiAlign", "RoiAlignPyramid", "RoiPool", "Scale", "Selu", "Sigmoid",
+    "Silu", "Slice", "Softmax", "Sqrt", "Step", "Sub", "Take", "Tanh", "Top", "Transpose", "Unpool", "Upsample",
 ]  # fmt: skip

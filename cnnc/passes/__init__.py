@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from cnnc.diagnostics import error
 from cnnc.passes.canonical import CANONICAL
+from cnnc.passes.commute_pool import COMMUTE_POOL
+from cnnc.passes.constant_folding import CONSTANT_FOLDING
+from cnnc.passes.constant_neutral import CONSTANT_NEUTRAL
+from cnnc.passes.dead_channels import DEAD_CHANNELS
 from cnnc.passes.engine import Network, Note, Optimised, Pass, Pipeline, Refusal, Rule, Sweep
 from cnnc.passes.fold_batch_norm import FOLD_BATCH_NORM
+from cnnc.passes.fold_into_next import FOLD_INTO_NEXT
+from cnnc.passes.fold_normalize import FOLD_NORMALIZE
+from cnnc.passes.fold_scale import FOLD_SCALE
+from cnnc.passes.fully_convolutional import FULLY_CONVOLUTIONAL
 from cnnc.passes.fuse_epilogue import FUSE_EPILOGUE
+from cnnc.passes.merge_pools import MERGE_POOLS
+from cnnc.passes.merge_siblings import MERGE_SIBLINGS
+from cnnc.passes.pointwise_linear import POINTWISE_LINEAR
 from cnnc.passes.remove_identity import REMOVE_IDENTITY
+from cnnc.passes.reorder_pool import REORDER_POOL
 from cnnc.passes.share_common import SHARE_COMMON
+from cnnc.passes.zero_channels import ZERO_CHANNELS
 
-PASSES: Mapping[str, Pass] = MappingProxyType(
-    {each.name: each for each in (REMOVE_IDENTITY, CANONICAL, SHARE_COMMON, FOLD_BATCH_NORM, FUSE_EPILOGUE)}
-)
+_ORDER = (
+    REMOVE_IDENTITY, CONSTANT_NEUTRAL, CONSTANT_FOLDING, CANONICAL, SHARE_COMMON,
+    FOLD_BATCH_NORM, FOLD_NORMALIZE, FOLD_INTO_NEXT, FOLD_SCALE,
+    FUSE_EPILOGUE,
+)  # fmt: skip
+
+PASSES: Mapping[str, Pass] = MappingProxyType({each.name: each for each in _ORDER})
 """Every pass, in the order in which they run."""
 
 LEVELS: Mapping[int, tuple[str, ...]] = MappingProxyType(
@@ -41,9 +58,14 @@ def choose(level: int, changes: str = "") -> tuple[str, ...]:
     return tuple(name for name in PASSES if name in chosen)
 
 
-def optimise(network: Network, names: Sequence[str]) -> Optimised:
-    """The network after the passes of these names, in their order, verified after each one."""
-    return Pipeline(tuple(PASSES[name] for name in names)).run(network)
+def optimise(
+    network: Network, names: Sequence[str], after: Callable[[Pass, Network], None] | None = None
+) -> Optimised:
+    """The network after the passes of these names, in their order, verified after each one.
+
+    `after` is called with each pass and its result.
+    """
+    return Pipeline(tuple(PASSES[name] for name in names)).run(network, after)
 
 __all__ = [
     "LEVELS", "PASSES", "Network", "Note", "Optimised", "Pass", "Pipeline", "Refusal", "Rule", "Sweep", "choose",

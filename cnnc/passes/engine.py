@@ -45,8 +45,21 @@ class Note:
 
     passed: str
     node: Node
-    applied: bool
+    """The node as it stood before the pass."""
+    result: Value | None = None
+    """What replaced it; None where the pass was refused."""
     reason: str = ""
+    """Why it was refused."""
+
+    @property
+    def applied(self) -> bool:
+        return self.result is not None
+
+    def __str__(self) -> str:
+        if self.result is None:
+            return f"{self.passed}: not applied: {self.reason}"
+        became = f"{self.result.op}" if isinstance(self.result, Node) else "an input"
+        return f"{self.passed}: now `{self.result.name}`, {became}"
 
 
 @dataclass(frozen=True)
@@ -93,8 +106,8 @@ class Sweep:
         for node in self.graph.nodes:
             for param in node.params.values():
                 self._param_uses[param] = self._param_uses.get(param, 0) + 1
-        self._names = {x.name for x in (*self.graph.inputs, *self.graph.nodes)}
-        self.memo: dict[object, Value] = {}
+        self._names = {x.name for x in self.graph.users}
+        self.memo: dict[object, Any] = {}
         """What rules of this run keep for each other."""
         self.written: Node
         """The node being rewritten, as it stands in `graph`: it knows its users, and its operands as they were."""
@@ -109,7 +122,9 @@ class Sweep:
             if replacement is None:
                 break
             value = replacement
-        self._uses[value] = uses if value not in self._uses or value is node else self._uses[value] + uses - 1
+        if value is not node:  # one that was there already keeps its other uses; this node's of it are gone
+            uses += self._uses.get(value, 0) - inputs.count(value)
+        self._uses[value] = uses
         return value
 
     def _apply(self, value: Node) -> Value | None:
@@ -117,16 +132,20 @@ class Sweep:
             try:
                 replacement = rule(value, self)
             except Refusal as e:
-                self.notes.append(Note(self.owner.name, self.written, applied=False, reason=str(e)))
+                self.notes.append(Note(self.owner.name, self.written, reason=str(e)))
                 continue
             if replacement is not None:
-                self.notes.append(Note(self.owner.name, self.written, applied=True))
+                self.notes.append(Note(self.owner.name, self.written, replacement))
                 return replacement
         return None
 
+    def uses(self, value: Value) -> int:
+        """How many operands of nodes and outputs of the graph the value is."""
+        return self._uses.get(value, 1)
+
     def used_once(self, value: Value) -> bool:
         """Whether one node and no output reads the value."""
-        return self._uses.get(value, 1) == 1
+        return self.uses(value) == 1
 
     def owned(self, param: Param) -> bool:
         """Whether one node alone uses the parameter: a shared one must not be changed for the others."""

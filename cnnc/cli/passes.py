@@ -1,0 +1,34 @@
+"""`cnnc passes`: the passes of the optimiser and their documentation."""
+
+from __future__ import annotations
+
+import click
+
+from cnnc.cli.console import print_json
+from cnnc.cli.options import AS_JSON, Command
+from cnnc.diagnostics import error
+
+
+@click.command(cls=Command, examples="cnnc passes\ncnnc passes fold_batch_norm")
+@click.argument("name", metavar="[PASS]", required=False)
+@AS_JSON
+def passes(name: str | None, as_json: bool) -> None:
+    """List the passes of the optimiser, or explain one.
+
+    An explanation says what the pass does, why that is right, and what it leaves alone. The passes run in the order of the list, from the level -O on that stands before them: 1 keeps every bit of the results,
+    2 keeps them within rounding, 3 does where no value on the way is infinite.
+    """
+    from cnnc.frontend.call import suggest
+    from cnnc.passes import PASSES
+
+    if name is not None and name not in PASSES:
+        hint = suggest(name, list(PASSES)) or "`cnnc passes` lists them"
+        raise error("E0902", f"there is no pass `{name}`", help=hint)
+    if as_json:
+        chosen = PASSES.values() if name is None else [PASSES[name]]
+        print_json([{"name": x.name, "level": x.level, "title": x.title, "doc": x.doc} for x in chosen])
+    elif name is not None:
+        click.echo(PASSES[name].doc.rstrip())
+    else:
+        width = max(map(len, PASSES))
+        click.echo("\n".join(f"-O{x.level}  {x.name:<{width}}  {x.title}" for x in PASSES.values()))
