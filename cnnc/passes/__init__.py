@@ -29,6 +29,8 @@ from cnnc.passes.zero_channels import ZERO_CHANNELS
 _ORDER = (
     REMOVE_IDENTITY, CONSTANT_NEUTRAL, CONSTANT_FOLDING, CANONICAL, SHARE_COMMON,
     FOLD_BATCH_NORM, FOLD_NORMALIZE, FOLD_INTO_NEXT, FOLD_SCALE,
+    MERGE_POOLS, REORDER_POOL, COMMUTE_POOL, DEAD_CHANNELS, ZERO_CHANNELS,
+    POINTWISE_LINEAR, FULLY_CONVOLUTIONAL, MERGE_SIBLINGS,
     FUSE_EPILOGUE,
 )  # fmt: skip
 
@@ -38,7 +40,8 @@ PASSES: Mapping[str, Pass] = MappingProxyType({each.name: each for each in _ORDE
 LEVELS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {level: tuple(name for name, each in PASSES.items() if each.level <= level) for level in range(4)}
 )
-"""The passes of the levels: -O0 none, -O1 those that keep every bit, -O2 those within the derived bound, -O3 all."""
+"""The passes of the levels: -O0 none, -O1 those that keep every bit, -O2 those within the derived bound, -O3 those that
+assume finite values too. A pass of level 4 does what not everybody wants and runs only by name."""
 
 
 def choose(level: int, changes: str = "") -> tuple[str, ...]:
