@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from cnnc.diagnostics import CnncError, Diagnostic, Label, error
 from cnnc.ir.dim import Sym, evaluate, solve, substitute
@@ -269,3 +269,19 @@ def target(name: str) -> Target:
         raise error("E0602", f"there is no target `{name}`", notes=[f"installed targets: {names}"])
     cls: type[Target] = found[0].load()
     return cls()
+
+
+class Evaluator(Protocol):
+    """What the target `numpy` offers beside programs."""
+
+    def reference(
+        self, graph: Graph, weights: Weights, inputs: Mapping[str, Array], *, exact: bool = True
+    ) -> dict[str, Array]: ...
+
+
+def reference(graph: Graph, weights: Weights, inputs: Mapping[str, Array], *, exact: bool = True) -> dict[str, Array]:
+    """The outputs of a graph in float64; unless `exact` with each value rounded to its element type.
+
+    CnncError E0601 for ops that the target `numpy` lacks, E0320 for inputs that do not fit.
+    """
+    return cast(Evaluator, target("numpy")).reference(graph, weights, inputs, exact=exact)

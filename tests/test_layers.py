@@ -1,6 +1,6 @@
 """The arrows of the architecture, held by reading every import: what may know of what.
 
-    diagnostics <- files <- ir <- ops <- {frontend, passes, analysis} <- target <- {weights, images,
+    diagnostics <- files <- ir <- {ops, memory} <- {frontend, analysis} <- target <- {passes, weights, images,
     contracts} <- artifact <- driver <- verification <- cnnc <- cli
 
 A backend knows public cnnc and its own library; cnnc knows no backend.
@@ -23,10 +23,10 @@ LAYERS = (
     {"diagnostics"},
     {"files"},
     {"ir"},
-    {"ops"},
-    {"frontend", "passes", "analysis"},
+    {"ops", "memory"},
+    {"frontend", "analysis"},
     {"target"},
-    {"weights", "images", "contracts"},
+    {"passes", "weights", "images", "contracts"},  # passes: what is constant is computed by a target
     {"artifact"},
     {"driver"},
     {"verification"},

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cnnc import target
 from cnnc.diagnostics import error
 from cnnc.ir.types import DType
-from cnnc.target import numpy_dtype, target
+from cnnc.target import numpy_dtype
 from cnnc.verification.case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cnnc.ir.graph import Graph, Value
-    from cnnc.target import Array, Weights
+    from cnnc.ir.graph import Value
+    from cnnc.target import Array
 
 NETWORK_TOLERANCE: Final = 1e-5
 """max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
 
 
-class Reference(Protocol):
-    """What the target `numpy` offers beside programs."""
-
-    def reference(
-        self, graph: Graph, weights: Weights, inputs: Mapping[str, Array], *, exact: bool = True
-    ) -> dict[str, Array]: ...
-
-
 def reference(case: Case, *, exact: bool = True) -> dict[str, Array]:
     """The outputs of a case in float64; unless `exact` with each value rounded to its element type."""
-    return cast(Reference, target("numpy")).reference(case.graph, case.weights, case.inputs, exact=exact)
+    return target.reference(case.graph, case.weights, case.inputs, exact=exact)
 
 
 @dataclass(frozen=True)

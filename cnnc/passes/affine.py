@@ -1,0 +1,150 @@
+"""Affines per channel, y = s[c]*x + t[c], and the layers whose weights take one up.
+
+An affine is a `bn`, a `scale`, or arithmetic with a constant that has one number for all channels or one for each.
+Its s and t, and the weights made with them, are computed in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from cnnc import ops
+from cnnc.ir.graph import Node, Param, Value
+from cnnc.ir.types import DType, TensorType
+from cnnc.passes.engine import Refusal, Sweep
+
+if TYPE_CHECKING:
+    from cnnc.passes.engine import Array
+
+Layer: TypeAlias = ops.Conv | ops.Deconv | ops.Linear
+
+
+def operand(node: Value) -> Value | None:
+    """x of a node that is an affine of x per channel; None for other nodes."""
+    if not isinstance(node, Node):
+        return None
+    match node.op:
+        case ops.BatchNorm() | ops.Scale():
+            return node.inputs[0]
+        case ops.Mul() | ops.Add() | ops.Sub() | ops.Div() if len(node.inputs) == 2:
+            x, y = node.inputs
+            if x.type == node.type and _per_channel(y, node.type):
+                return x
+            if y.type == node.type and _per_channel(x, node.type) and not isinstance(node.op, ops.Div):
+                return y
+    return None
+
+
+def affine(node: Node, sweep: Sweep) -> tuple[Array, Array]:
+    """s and t of an affine, in float64, [C] each. They need not be finite."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        match node.op:
+            case ops.BatchNorm(eps=eps):
+                scale = sweep.array(node, "weight") / np.sqrt(sweep.array(node, "running_var") + eps)
+                return scale, sweep.array(node, "bias") - scale * sweep.array(node, "running_mean")
+            case ops.Scale(bias=bias):
+                scale = sweep.array(node, "weight")
+                return scale, sweep.array(node, "bias") if bias else np.zeros_like(scale)
+        x, y = node.inputs
+        first = operand(node) is x
+        number = _numbers(y if first else x, node.type)
+        one, zero = np.ones_like(number), np.zeros_like(number)
+        match node.op:
+            case ops.Mul():
+                return number, zero
+            case ops.Div():
+                return one / number, zero
+            case ops.Add():
+                return one, number
+            case ops.Sub():
+                return (one, -number) if first else (-one, number)
+    raise TypeError(node.op.name)
+
+
+def check_changeable(layer: Node, sweep: Sweep) -> None:
+    """Refusal unless the weights of a layer are its own, and in f32."""
+    if not all(map(sweep.owned, layer.params.values())):
+        raise Refusal(f"the weights of `{layer.name}` are shared")
+    if layer.type.dtype is not DType.F32:
+        raise Refusal(f"scaled weights would be rounded to {layer.type.dtype} again")
+
+
+def weight_and_bias(layer: Node, sweep: Sweep) -> tuple[Array, Array]:
+    """The parameters of a layer in float64; a bias of [0] where it has none."""
+    import numpy as np
+
+    return sweep.array(layer, "weight"), sweep.array(layer, "bias") if "bias" in layer.params else np.zeros(1)
+
+
+def per_output(values: Array, op: Layer, shape: Sequence[int]) -> Array:
+    """`values`, one for each output channel, shaped to multiply weights of this shape."""
+    return _second(values, op.groups, shape) if isinstance(op, ops.Deconv) else _first(values, shape)
+
+
+def per_input(values: Array, op: Layer, shape: Sequence[int]) -> Array:
+    """`values`, one for each input channel, shaped to multiply weights of this shape."""
+    if isinstance(op, ops.Deconv):
+        return _first(values, shape)
+    return _second(values, op.groups if isinstance(op, ops.Conv) else 1, shape)
+
+
+def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias: Array, sweep: Sweep) -> Node:
+    """`layer` as `op` on `inputs`, with these weights, and with a bias if it had one or this is not 0.
+
+    Refusal where they are not finite in f32.
+    """
+    check_finite(layer, weight, bias)
+    like = layer.params["weight"]
+    params = {"weight": sweep.param(like.name, weight, like)}
+    if op.bias or bias.any():
+        params["bias"] = sweep.param(bias_name(layer), bias, like)
+    return Node(replace(op, bias="bias" in params), inputs, params, layer.name, layer.origin)
+
+
+def check_finite(node: Node, *arrays: Array) -> None:
+    """Refusal unless what is to be new parameters in the place of a node's is finite in f32."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+            raise Refusal(f"the new weights of `{node.name}` would not be finite")
+
+
+def bias_name(node: Node) -> str:
+    """The name of the bias of a node with weights, or the one it would have."""
+    like: Param = node.params["weight"]
+    return node.params["bias"].name if "bias" in node.params else f"{like.name.removesuffix('weight')}bias"
+
+
+def _per_channel(x: Value, of: TensorType) -> bool:
+    """Whether x is a constant that has one number for each channel of the result, or for all."""
+    if not isinstance(x, Node) or not isinstance(x.op, ops.Constant) or of.rank < 2:
+        return False
+    shape = (*[1] * (of.rank - len(x.op.shape)), *x.op.shape)
+    return isinstance(of.shape[1], int) and all(size == 1 for axis, size in enumerate(shape) if axis != 1)
+
+
+def _numbers(x: Value, of: TensorType) -> Array:
+    """The numbers of such a constant, [C], as they are stored in f32."""
+    import numpy as np
+
+    assert isinstance(x, Node)
+    assert isinstance(x.op, ops.Constant)
+    assert isinstance(of.shape[1], int)
+    stored: Array = np.asarray(x.op.values, np.float32).astype(np.float64)
+    return np.broadcast_to(stored, (of.shape[1],))
+
+
+def _first(values: Array, shape: Sequence[int]) -> Array:
+    """`values` along axis 0 of weights."""
+    return values.reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _second(values: Array, groups: int, shape: Sequence[int]) -> Array:
+    """`values` along axis 1 of weights, of which each of the groups along axis 0 has a part."""
+    per_group = values.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
+    return per_group.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
