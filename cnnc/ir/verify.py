@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from collections.abc import Set as AbstractSet
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.graph import Graph, Node, Param, Value, fresh_params
 from cnnc.ir.op import Op, OpError
 
 
-def verify(graph: Graph, legal: Container[type[Op]] | None = None) -> Graph:
+def verify(
+    graph: Graph, legal: Container[type[Op]] | None = None, known: AbstractSet[Value] = frozenset()
+) -> Graph:
     """The graph itself, if it is well formed; else CnncError E0999 that names the node and the rule it breaks.
 
     Every value has a name of its own; operands are inputs of the graph or earlier nodes; the type of a node and the
     shapes of its parameters are what its op makes of its operands; parameters of one name are one; there are outputs;
-    and if `legal` is given, ops are of those classes.
+    and if `legal` is given, ops are of those classes. Nodes of `known`, which nothing can have changed since they were
+    verified in another graph, are not asked for their types again.
     """
     names: set[str] = set()
     values: set[Value] = set()
@@ -26,7 +30,8 @@ def verify(graph: Graph, legal: Container[type[Op]] | None = None) -> Graph:
             raise _broken(node, f"op `{node.op.name}` is not legal at this stage")
         if unbound := [x.name for x in node.inputs if x not in values]:
             raise _broken(node, f"operand `{unbound[0]}` is not defined before it")
-        _check_types(node)
+        if node not in known:
+            _check_types(node)
         for param in node.params.values():
             if params.setdefault(param.name, param) is not param:
                 raise _broken(node, f"parameter `{param.name}` is not the one of that name used before")

@@ -9,6 +9,7 @@ of the graph; the verifier runs after each one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
@@ -68,6 +69,7 @@ class Pass:
 
     `doc` is the docstring of its module, which has its mathematics. `level` is the lowest -O at which it runs: 1 keeps
     every bit of the results, 2 keeps them within the derived bound, 3 does so where every value on the way is finite.
+    One of level 4 is in no -O: it is asked for by name.
     """
 
     name: str
@@ -182,9 +184,11 @@ class Pipeline:
     def run(self, network: Network, after: Callable[[Pass, Network], None] | None = None) -> Optimised:
         """Run the passes, verifying after each one; `after` sees each result."""
         notes: list[Note] = []
+        known: AbstractSet[Value] = frozenset()
         for each in self.passes:
             network = each.run(network, notes)
-            verify(network.graph)
+            verify(network.graph, known=known)
+            known = network.graph.users.keys()
             if after is not None:
                 after(each, network)
         return Optimised(network, tuple(notes))
