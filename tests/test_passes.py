@@ -11,7 +11,7 @@ import cnnc
 from cnnc import ops
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import DType, TensorType
-from cnnc.passes import PASSES, Network, Pass, Pipeline
+from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline
 from cnnc_numpy.evaluator import evaluate
 from numerics import random_inputs, random_weights
 
@@ -123,78 +123,11 @@ def test_canonical(body: str, left: list[str]) -> None:
     np.testing.assert_array_equal(evaluate(after.graph, after.weights, inputs, None)["y"], expected)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        "conv(6, 3, pad=1, bias=false)", "conv(6, 3)", "conv(8, 3, groups=2, s=2)", "depthwise(3)", "deconv(6, 3, s=2)",
-        "deconv(6, 2, s=2, groups=2, bias=false)", "flatten -> linear(5)", "flatten -> linear(5, bias=false)",
-    ],
-)  # fmt: skip
-def test_fold_batch_norm_into_layer(layer: str) -> None:
-    before = model(f"y = x -> {layer} -> bn(eps=1e-3) -> relu")
-    after, reasons = run(before, "fold_batch_norm")
-    assert "bn" not in names_of(after.graph)
-    assert "scale" not in names_of(after.graph)
-    assert not reasons
-    assert 0 < deviation(before, after) < FOLDING_TOLERANCE
-
-
-def test_fold_batch_norm_twice() -> None:
-    before = model("y = x -> conv(6, 3) -> bn -> bn -> relu")
-    after, _ = run(before, "fold_batch_norm")
-    assert names_of(after.graph) == ["conv", "relu"]
-    assert deviation(before, after) < FOLDING_TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("body", "head", "node", "reason"),
-    [
-        ("z = x -> c: conv(4, 3)  y = add { z -> n: bn | z }", "", "n", "the result of `c` is read elsewhere too"),
-        ("shared c = conv(4, 3, pad=1)  y = x -> c -> n: bn -> c", "", "n", "the weights of `0` are shared"),
-    ],
-)
-def test_fold_batch_norm_refuses(body: str, head: str, node: str, reason: str) -> None:
-    before = model(body, head=head)
-    after, reasons = run(before, "fold_batch_norm")
-    assert reasons == {node: reason}
-    assert "scale" in names_of(after.graph)
-    assert deviation(before, after) < FOLDING_TOLERANCE
-
-
-def test_a_shared_batch_norm_stays() -> None:
-    before = model("shared n = bn  y = x -> n -> relu -> n")
-    after, reasons = run(before, "fold_batch_norm")
-    assert names_of(after.graph) == ["bn", "relu", "bn"]
-    assert set(reasons.values()) == {"the parameters of `0` are shared", "the parameters of `2` are shared"}
-    assert deviation(before, after) == 0
-
-
-def test_a_shared_batch_norm_folds_into_layers_of_their_own() -> None:
-    before = model("shared n = bn  y = x -> conv(4, 3) -> n -> relu -> conv(4, 3) -> n")
-    after, _ = run(before, "fold_batch_norm")
-    assert names_of(after.graph) == ["conv", "relu", "conv"]
-    assert deviation(before, after) < FOLDING_TOLERANCE
-
-
-def test_a_layer_that_is_an_output_is_not_changed() -> None:
-    before = cnnc.load("model M { input x: f32[2, 4, 8, 8] output y, z z = x -> conv(4, 3) y = z -> bn }")
-    after, reasons = run(before, "fold_batch_norm")
-    assert list(reasons.values()) == ["the result of `0` is read elsewhere too"]
-    assert deviation(before, after) < FOLDING_TOLERANCE
-
-
-def test_low_precision_is_left_alone() -> None:
-    before = cnnc.load("model M { input x: f16[2, 4, 8, 8] output y y = x -> conv(4, 3) -> bn }")
-    after, reasons = run(before, "fold_batch_norm")
-    assert names_of(after.graph) == ["conv", "bn"]
-    assert "f16" in next(iter(reasons.values()))
-
-
 def test_all_passes_on_a_residual_network() -> None:
     branch = "conv(in.c, 3, pad=1, bias=false) -> bn -> relu -> dropout(0.2) -> conv(in.c, 3, pad=1) -> bn"
     head = f"def block = add {{ {branch} | id }}"
     before = model("y = x -> conv(8, 3) -> bn -> relu -> block * 3 -> gap -> flatten -> linear(5)", head=head)
-    after, _ = run(before, *PASSES)
+    after, _ = run(before, *LEVELS[3])
     assert [str(node.op) for node in after.graph.nodes] == [
         "fused(conv(8, 3), relu)", *["fused(conv(8, 3, pad=1), relu)", "fused(conv(8, 3, pad=1), add)"] * 3,
         "gap", "flatten", "linear(5)",
