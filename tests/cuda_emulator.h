@@ -74,6 +74,7 @@ struct alignas(4) __half2 {
   __half x, y;
 };
 using half2 = __half2;
+static inline half2 make_half2(half x, half y) { return {x, y}; }
 static inline bool __hgt(half a, half b) { return a > b; }
 static inline bool __hlt(half a, half b) { return a < b; }
 static inline half __float2half(float x) { return half(x); }

@@ -12,6 +12,7 @@ Not emulated: textures, atomics, inline assembly, asynchronous copies, half-prec
 from __future__ import annotations
 
 import ctypes
+import math
 import random
 import re
 import subprocess
@@ -75,9 +76,9 @@ def emulated(program: TvmProgram, checked: bool = False, seed: int = 0) -> TvmPr
     )  # fmt: skip
 
 
-def run_in_orders(program: TvmProgram, inputs: Mapping[str, Array], orders: int = 4) -> dict[str, Array]:
-    """What the program gives, which must be the same bits in several orders of blocks and threads."""
-    first, *others = (emulated(program, seed=seed)(**inputs) for seed in range(orders))
+def in_any_order(run: Callable[[int], Mapping[str, Array]], orders: int = 4) -> Mapping[str, Array]:
+    """What `run(seed)` gives, which must be the same bits for several seeds."""
+    first, *others = map(run, range(orders))
     for other in others:
         for name, array in first.items():
             if array.tobytes() != other[name].tobytes():
@@ -92,8 +93,9 @@ class Memory:
     bytes: Array
     cells: Array | None
 
-    def first(self, size: int) -> Memory:
-        return Memory(self.bytes[:size], None if self.cells is None else self.cells[: size // 2])
+    def part(self, start: int, size: int) -> Memory:
+        cells = None if self.cells is None else self.cells[start // 2 : (start + size) // 2]
+        return Memory(self.bytes[start : start + size], cells)
 
 
 class EmulatedDevice:
@@ -119,11 +121,14 @@ class EmulatedDevice:
         self._memory.append(whole)
         return Memory(whole[GUARD : GUARD + size], np.zeros(size // 2, CELL) if self._checked else None)
 
+    def part(self, memory: Memory, start: int, size: int) -> Memory:
+        return memory.part(start, size)
+
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Memory:
-        return memory.first(int(np.prod(shape)) * dtype.size)
+        return memory.part(0, math.prod(shape) * dtype.size)
 
     def write(self, memory: Memory, array: Array) -> None:
-        part = memory.first(array.nbytes)
+        part = memory.part(0, array.nbytes)
         part.bytes[...] = array.reshape(-1).view(np.uint8)
         if part.cells is not None:
             part.cells["written"] = BY_HOST
@@ -132,7 +137,7 @@ class EmulatedDevice:
         for whole in self._memory:
             if not ((whole[:GUARD] == POISON).all() and (whole[-GUARD:] == POISON).all()):
                 raise KernelError("a kernel wrote out of bounds")
-        part = memory.first(array.nbytes)
+        part = memory.part(0, array.nbytes)
         if part.cells is not None and not part.cells["written"].all():
             byte = 2 * int(part.cells["written"].argmin())
             raise KernelError(f"byte {byte} of a result was never written")
