@@ -1,7 +1,7 @@
 """Folding into weights and constants: what folds, what does not and why, and that values stay within the bound.
 
-The bound is that of shared numerics, per place: (c + 4)*u*S' for each layer, c = min(K + 2, 16), where S' is the network
-on absolute values, with what is subtracted made negative.
+The bound of a place is (c + 4)*u*S' for each layer, c = min(K + 2, 16) for sums of K terms, where S' is the network on
+absolute values, with what is subtracted made negative.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 import cnnc
 from cnnc import ops
 from cnnc.driver import optimise
+from cnnc.ir.attrs import Padding
+from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph, Input, Node, Param, Value
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
@@ -85,8 +87,8 @@ LAYERS = (
 )  # fmt: skip
 CHANNELS = "c = constant([0.5, -2, 3, 0.1, 1, 7], shape=[6{ones}])"
 AFFINES = (
-    "bn(eps=1e-3)", "scale", "scale(bias=false)", "mul { id | c }", "add { c | id }", "sub { id | c }", "sub { c | id }",
-    "div { id | c }", "bn -> scale -> mul { c | id } -> bn",
+    "bn(eps=1e-3)", "scale", "scale(bias=false)", "mul { id | c }", "add { c | id }", "sub { id | c }",
+    "sub { c | id }", "div { id | c }", "bn -> scale -> mul { c | id } -> bn",
 )  # fmt: skip
 
 
@@ -112,10 +114,7 @@ def test_a_factor_alone_needs_no_bias(affine: str) -> None:
 @pytest.mark.parametrize(
     ("body", "head", "reasons"),
     [
-        (
-            "z = x -> c: conv(4, 3)  y = add { z -> n: bn | z }", "",
-            {"n": "the result of `c` is read elsewhere too"},
-        ),
+        ("z = x -> c: conv(4, 3)  y = add { z -> n: bn | z }", "", {"n": "the result of `c` is read elsewhere too"}),
         ("shared c = conv(4, 3, pad=1)  y = x -> c -> n: bn -> c", "", {"n": "the weights of `0` are shared"}),
         ("k = constant(2) z = x -> c: conv(4, 3)  y = mul { z -> n: mul { id | k } | z }", "",
             {"n.0": "the result of `c` is read elsewhere too"}),
@@ -189,7 +188,7 @@ def test_the_batch_and_the_map_may_be_symbolic() -> None:
     before = cnnc.load("model M { input x: f32[N, 3, H, W] output y y = x -> normalize(1, 2) -> conv(4, 3) -> bn }")
     after, _ = run(before, FOLDS)
     assert ops_of(after) == ["conv"]
-    bound = cnnc.ir.bind(before, {"N": 2, "H": 9, "W": 7})
+    bound = bind(before, {"N": 2, "H": 9, "W": 7})
     assert_folded(bound, run(bound, FOLDS)[0])
 
 
@@ -218,15 +217,10 @@ def test_an_affine_folds_into_the_layer_after_it(body: str) -> None:
         ("n: bn -> c: conv(4, 3, pad=1)", "`c` pads the result of `n` with zeros, which have no offset"),
         ("n: bn -> c: conv(4, 3, pad=[0, 0, 0, 1])", "`c` pads the result of `n` with zeros, which have no offset"),
         ("n: bn -> c: conv(4, 3, s=2, pad=same_lower)", "`c` pads the result of `n` with zeros, which have no offset"),
-        (
-            "n: scale -> c: deconv(4, 3, s=2)",
-            "the offset of `n` reaches some places of `c` more often than others",
-        ),
-        (
-            "n: sub { id | k } -> c: conv(4, 3)",
-            "`n.0` may cancel digits exactly, which sums of `c` would not",
-        ),
-        ("mul { id | k } -> mul { id | k } -> n: mul { id | k } -> c: conv(4, 3)", "the new weights of `c` would not be finite"),
+        ("n: scale -> c: deconv(4, 3, s=2)", "the offset of `n` reaches some places of `c` more often than others"),
+        ("n: sub { id | k } -> c: conv(4, 3)", "`n.0` may cancel digits exactly, which sums of `c` would not"),
+        ("mul { id | k } -> mul { id | k } -> n: mul { id | k } -> c: conv(4, 3)",
+            "the new weights of `c` would not be finite"),
     ],
 )  # fmt: skip
 def test_fold_into_next_refuses(body: str, reason: str) -> None:
@@ -237,14 +231,20 @@ def test_fold_into_next_refuses(body: str, reason: str) -> None:
 
 
 def test_fold_into_next_leaves_what_others_need() -> None:
-    twice = load("z = x -> n: bn  y = add { z -> c: conv(4, 3) | z -> d: conv(4, 3) }")
-    assert set(run(twice, "fold_into_next")[1].values()) == {"the result of `n` is read elsewhere too"}
+    read_again = "z = x -> n: bn y = add { z -> conv(4, 3) | z -> conv(4, 3) }", "z = x -> n: bn y = z -> conv(4, 3)"
+    for body, outputs in zip(read_again, ("y", "y, z"), strict=True):
+        before = cnnc.load(f"model M {{ input x: f32[2, 4, 8, 8] output {outputs} {body} }}")
+        assert set(run(before, "fold_into_next")[1].values()) == {"the result of `n` is read elsewhere too"}
     shared = load("shared c = conv(4, 3)  y = add { x -> scale -> c | x -> scale -> c }")
-    assert set(run(shared, "fold_into_next")[1].values()) == {"the weights of `1` are shared", "the weights of `3` are shared"}
-    output = cnnc.load("model M { input x: f32[2, 4, 8, 8] output y, z z = x -> n: bn y = z -> conv(4, 3) }")
-    assert set(run(output, "fold_into_next")[1].values()) == {"the result of `n` is read elsewhere too"}
-    between = load("y = x -> bn -> relu -> conv(4, 3)")
-    assert ops_of(run(between, "fold_into_next")[0]) == ["bn", "relu", "conv"]
+    reasons = run(shared, "fold_into_next")[1]
+    assert reasons == {"1": "the weights of `1` are shared", "3": "the weights of `3` are shared"}
+
+
+def test_nothing_folds_past_an_activation() -> None:
+    before = load("y = x -> bn -> relu -> conv(4, 3)")
+    after, reasons = run(before, "fold_into_next")
+    assert ops_of(after) == ["bn", "relu", "conv"]
+    assert not reasons
 
 
 @pytest.mark.parametrize("layer", ["conv(6, 3, pad=1)", "deconv(6, 3, s=2)"])
@@ -286,9 +286,10 @@ MEAN = "normalize([0.485, 0.456, 0.406, 0.5], [0.229, 0.224, 0.225, 0.5])"
         (f"{MEAN} -> conv(6, 3, groups=2, dilation=2)", ["conv(6, 3, dilation=2, groups=2)"]),
         (f"gap -> flatten -> {MEAN} -> linear(6)", ["gap", "flatten", "linear(6)"]),
         ("normalize(0, [1, 2, 3, 4]) -> conv(6, 3, pad=1, bias=false)", ["conv(6, 3, pad=1, bias=false)"]),
-        ("normalize(0.1307, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0])",
-            ["pad([0, 1, 2, 0], value=0.13070000708103180)", "conv(6, 5)"]),
-        ("normalize(0.5, [1, 2, 3, 4]) -> conv(6, 3, s=3, pad=same_upper)", ["pad([0, 0, 1, 1], value=0.5)", "conv(6, 3, s=3)"]),
+        ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0])",
+            ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
+        ("normalize(0.5, [1, 2, 3, 4]) -> conv(6, 3, s=3, pad=same_upper)",
+            ["pad([0, 0, 1, 1], value=0.5)", "conv(6, 3, s=3)"]),
         ("normalize(0.5, 0.5) -> conv(6, 2, s=2, pad=same_upper)", ["conv(6, 2, s=2, pad=same_upper)"]),
         (f"{MEAN} -> conv(6, 3, pad=1, bias=false)", ["constant", "sub", "conv(6, 3, pad=1, bias=false)"]),
         (f"{MEAN} -> conv(6, 3, s=3, pad=same_lower)", ["constant", "sub", "conv(6, 3, s=3, pad=same_lower)"]),
@@ -299,14 +300,13 @@ def test_normalize_folds_into_the_first_layer(body: str, left: list[str]) -> Non
     after, reasons = run(before, "fold_normalize")
     assert not reasons
     found = [node.op for node in after.graph.nodes]
-    assert [x.name if isinstance(x, ops.Constant) else str(x) for x in found] == [
-        x.replace("0.13070000708103180", repr(float(np.float32(0.1307)))) for x in left
-    ]
+    assert [x.name if isinstance(x, ops.Constant) else str(x) for x in found] == left
     assert_folded(before, after)
 
 
 def test_normalize_of_one_mean_and_a_border_of_unknown_size() -> None:
-    before = cnnc.load("model M { input x: f32[N, 3, H, W] output y y = x -> normalize(1, 2) -> conv(4, 3, s=2, pad=same_upper) }")
+    body = "x -> normalize(1, 2) -> conv(4, 3, s=2, pad=same_upper)"
+    before = cnnc.load(f"model M {{ input x: f32[N, 3, H, W] output y y = {body} }}")
     after, _ = run(before, "fold_normalize")
     assert ops_of(after) == ["constant", "sub", "conv"]
 
@@ -319,7 +319,8 @@ def test_folding_normalize_as_if_without_padding_is_wrong_at_the_border(normaliz
     with pytest.raises(AssertionError, match="out of bounds"):
         assert_folded(before, naive)
     inputs = random_inputs(before)
-    right, wrong = evaluate(before, random_weights(before), inputs)["y"], evaluate(naive.graph, naive.weights, inputs)["y"]
+    right = evaluate(before, random_weights(before), inputs)["y"]
+    wrong = evaluate(naive.graph, naive.weights, inputs)["y"]
     inside = (..., slice(1, -1), slice(1, -1))
     np.testing.assert_allclose(wrong[inside], right[inside], atol=1e-5)
     border = np.ones(right.shape, bool)
@@ -355,7 +356,8 @@ def test_fold_normalize_refuses(body: str, head: str, reason: str) -> None:
 
 
 def test_an_input_that_is_read_elsewhere_too_may_be_normalised_by_the_weights() -> None:
-    before = load("y = add { x -> normalize(1, 2) -> conv(4, 3, pad=1) | x -> normalize(2, 3) -> conv(4, 3, pad=1) | x }")
+    arms = "x -> normalize(1, 2) -> conv(4, 3, pad=1) | x -> normalize(2, 3) -> conv(4, 3, pad=1)"
+    before = load(f"y = add {{ {arms} | x }}")
     after, reasons = run(before, "fold_normalize")
     assert not reasons
     assert sorted(ops_of(after)) == ["add", "conv", "conv", "pad", "pad"]
@@ -427,7 +429,8 @@ def chains(draw: st.DrawFn) -> Graph:
     groups = draw(st.sampled_from([1, 2, 4]))
     kernel, stride, dilation = (draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(3))
     given = {"groups": groups, "stride": stride, "bias": draw(st.booleans())}
-    pad = draw(st.sampled_from([0, 0, 1, (0, 1, 2, 0), "same_upper"]))
+    pads: list[Padding] = [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0), "same_upper"]
+    pad = draw(st.sampled_from(pads))
     if draw(st.booleans()):
         layer: Op = ops.Conv(8, kernel, pad="same_upper" if dilation != (1, 1) else pad, dilation=dilation, **given)
     else:
@@ -440,9 +443,11 @@ def affines(draw: st.DrawFn, x: Value, name: str) -> Value:
     """x after none to two affines per channel."""
     channels = x.type.shape[1]
     assert isinstance(channels, int)
+    normalize = ops.Normalize((0.5,), (0.25,)), ops.Normalize(tuple(range(channels)), (2,))
     for i in range(draw(st.integers(0, 2))):
-        kinds = [ops.BatchNorm(), ops.Scale(), ops.Scale(bias=False), ops.Mul(), ops.Div(), ops.Normalize((0.5,), (0.25,))]
-        op = draw(st.sampled_from([*kinds, ops.Normalize(tuple(range(channels)), (2,))]))
+        op = draw(
+            st.sampled_from([ops.BatchNorm(), ops.Scale(), ops.Scale(bias=False), ops.Mul(), ops.Div(), *normalize])
+        )
         operands = [x]
         if isinstance(op, ops.Mul | ops.Div):
             shape = draw(st.sampled_from([(), (channels, 1, 1), (1, channels, 1, 1)]))
@@ -465,7 +470,8 @@ def test_chains_stay_within_the_bound(graph: Graph) -> None:
     [
         ("mul { id | constant(1) }", ["tanh"]), ("mul { id | constant(1) | relu }", ["tanh", "relu", "mul"]),
         ("div { id | constant([1, 1, 1, 1], shape=[4, 1, 1]) }", ["tanh"]), ("sub { id | constant(0) }", ["tanh"]),
-        ("add { id | constant(0) }", ["tanh", "constant", "add"]), ("sub { constant(0) | id }", ["constant", "tanh", "sub"]),
+        ("add { id | constant(0) }", ["tanh", "constant", "add"]),
+        ("sub { constant(0) | id }", ["constant", "tanh", "sub"]),
         ("div { constant(1) | id }", ["constant", "tanh", "div"]),
         ("mul { id | constant([1, 2, 1, 1], shape=[4, 1, 1]) }", ["constant", "mul", "tanh"]),
         ("gap -> mul { id | constant([1, 1], shape=[1, 2]) }", ["constant", "gap", "mul", "tanh"]),
@@ -493,40 +499,40 @@ def test_subtracting_negative_zero_is_not_neutral() -> None:
         ("a = constant([1, 4], shape=[2]) y = x -> add { id | a -> sqrt -> slice(1, 2, axis=0) }", ["constant", "add"]),
         ("a = constant(3) y = x -> add { id | add { a | a -> neg -> exp } }", ["constant", "add"]),
         ("a = constant([1, 2, 3, 4], shape=[1, 4, 1, 1]) y = x -> add { id | a -> conv(4, 1) }", ["constant", "add"]),
-        ("y = x -> mul { id | constant(0.5) } -> mul { constant(3) | id }", ["constant([1.5])", "mul"]),
-        ("y = x -> mul { id | constant([1, 2, 4, 8], shape=[4, 1, 1]) } -> mul { id | constant([3, 5, 3, 5, 3, 5, 3, 5], shape=[8]) }",
-            ["constant", "mul"]),
-        ("y = x -> mul { id | constant(2) } -> mul { id | relu }", ["constant([2])", "mul", "relu", "mul"]),
+        ("y = x -> mul { id | constant(0.5) } -> mul { constant(3) | id }", ["constant", "mul"]),
+        ("a = constant([1, 2, 4, 8], shape=[4, 1, 1]) b = constant([3, 5, 3, 5, 3, 5, 3, 5], shape=[8])"
+            "y = x -> mul { id | a } -> mul { id | b }", ["constant", "mul"]),
+        ("y = x -> mul { id | constant(2) } -> mul { id | relu }", ["constant", "mul", "relu", "mul"]),
     ],
 )  # fmt: skip
 def test_constant_folding(body: str, left: list[str]) -> None:
     before = load(body)
     after, reasons = run(before, "constant_folding")
     assert not reasons
-    found = [node.op for node in after.graph.nodes]
-    short = [str(op) if len(str(op)) < 20 and not isinstance(op, ops.Constant) or str(op) in left else op.name for op in found]
-    assert short == left
+    assert ops_of(after) == left
     inputs = random_inputs(before)
     assert_agree(before, random_weights(before), inputs, evaluate(after.graph, after.weights, inputs, None))
-    assert all(x.init.value is not None for x in after.graph.params.values())
 
 
 def test_a_constant_network_is_its_value() -> None:
-    before = cnnc.load("model M { input x: f32[2] output y a = constant([1, 2, 3], shape=[3]) y = a -> exp -> cast(f16) }")
+    before = load("y = constant([1, 2, 3], shape=[3]) -> exp -> cast(f16)")
     after, _ = run(before, "constant_folding")
     assert ops_of(after) == ["constant"]
     assert after.graph.outputs["y"].type == before.outputs["y"].type
     assert after.graph.outputs["y"].name == before.outputs["y"].name
-    got = evaluate(after.graph, {}, {"x": np.zeros(2, np.float32)}, None)["y"]
+    got = evaluate(after.graph, {}, random_inputs(before), None)["y"]
     np.testing.assert_array_equal(got, np.exp([1, 2, 3]).astype(np.float32).astype(np.float16))
+
+
+UNWRITABLE = "there are no constants of Inf, NaN or -0"
 
 
 @pytest.mark.parametrize(
     ("body", "node", "reason"),
     [
-        ("a = constant(0) y = x -> add { id | a -> n: log }", "n", "there are no constants of Inf, NaN or -0"),
-        ("a = constant(0) y = x -> add { id | a -> n: neg }", "n", "there are no constants of Inf, NaN or -0"),
-        ("a = constant(9e18) y = x -> add { id | n: mul { a | a | a } }", "n.0", "there are no constants of Inf, NaN or -0"),
+        ("a = constant(0) y = x -> add { id | a -> n: log }", "n", UNWRITABLE),
+        ("a = constant(0) y = x -> add { id | a -> n: neg }", "n", UNWRITABLE),
+        ("a = constant(9e18) y = x -> add { id | n: mul { a | a | a } }", "n.0", UNWRITABLE),
         ("a = constant(1, shape=[1, 1, 1, 1]) y = x -> add { id | crop(0) { a -> n: upsample(33) | x } }", "n",
             "the constant would have 1,089 numbers, more than 1,024"),
         ("a = constant(0.1) y = x -> mul { id | a } -> n: mul { id | a }", "n.0",
@@ -544,14 +550,14 @@ def test_constant_folding_refuses(body: str, node: str, reason: str) -> None:
 
 def test_a_constant_may_be_as_large_as_its_operands() -> None:
     numbers = ", ".join(map(str, range(1, 2001)))
-    before = cnnc.load(f"model M {{ input x: f32[2, 2000] output y a = constant([{numbers}], shape=[2000]) y = add {{ x | a -> sqrt }} }}")
+    before = load(f"a = constant([{numbers}], shape=[2000]) y = add {{ x | a -> sqrt }}", size="2000")
     after, _ = run(before, "constant_folding")
     assert ops_of(after) == ["constant", "add"]
 
 
 def test_constants_meet_the_layer_before_them() -> None:
-    """(x*W + b)/4 - 1 at the end is the layer's."""
-    before = load("half = constant(0.5) y = x -> conv(4, 3) -> mul { id | mul { half | half } } -> sub { id | half -> exp }")
+    factor, offset = "mul { id | mul { half | half } }", "sub { id | half -> exp }"
+    before = load(f"half = constant(0.5) y = x -> conv(4, 3) -> {factor} -> {offset}")
     after, _ = run(before, f"{CONSTANTS},{FOLDS}")
     assert ops_of(after) == ["conv"]
     assert_folded(before, after)
