@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnc import ops
 from numerics import Array
 
 MODELS = Path(__file__).parents[1] / "models"
+
+
+class Unruled(ops.Relu):
+    """An op that no target has a rule for."""
+
+    name = "unruled"
 
 
 def assert_alive(output: Array) -> None:

@@ -107,7 +107,7 @@ def assert_close(got: Array, expected: Array, dtype: DType, bound: Array, name: 
     np.testing.assert_array_equal(np.isposinf(got), np.isposinf(stored), err_msg=f"positions of Inf in `{name}`")
     np.testing.assert_array_equal(np.isneginf(got), np.isneginf(stored), err_msg=f"positions of -Inf in `{name}`")
     finite = np.isfinite(stored)
-    delta, bound = np.abs(got.astype(np.float64) - expected)[finite], bound[finite]
+    delta, bound = np.abs(got[finite].astype(np.float64) - expected[finite]), bound[finite]
     if (delta > bound).any():
         worst = int((delta - bound).argmax())
         raise AssertionError(
@@ -149,6 +149,11 @@ def _error(
         case ops.Upsample(mode="bilinear") | ops.Resize(mode="bilinear") | ops.RoiAlign():
             # A coordinate is off by some u of the image's size, and a weight by as much.
             return (8 + 4 * max(x.shape[2:])) * U * np.full(y.shape, np.abs(x).max())
+        case ops.RoiAlignPyramid():
+            longest = max(max(level.shape[2:]) for level in xs[1:])
+            return (8 + 4 * longest) * U * np.full(y.shape, max(np.abs(level).max() for level in xs[1:]))
+        case ops.Decode():
+            return _decode_error(*xs)
         case ops.Softmax(axis=axis):
             return (1e-6 + U * np.ptp(x, axis=axis, keepdims=True)) * y + 1e-7 * U
         case ops.LogSoftmax(axis=axis):
@@ -218,6 +223,16 @@ def _norm_error(node: Node, weights: Weights, x: Array) -> Array:
         return 16 * U * size
     spread = (lambda w: w) if isinstance(node.op, ops.LayerNorm) else (lambda w: _per_channel(w, x))
     return 16 * U * (size * spread(role["weight"]) + spread(role["bias"]))
+
+
+def _decode_error(anchors: Array, deltas: Array) -> Array:
+    """6u of all that is added up, first + size/2 + shift*size and size*exp(growth)/2, and the error of exp."""
+    n, _, h, w = deltas.shape
+    rows = deltas.reshape(n, -1, 4, h, w).transpose(0, 3, 4, 1, 2).reshape(n, -1, 4)
+    size = np.abs(anchors[..., 2:] - anchors[..., :2])
+    centre = np.abs(anchors[..., :2]) + size / 2 + np.abs(rows[..., :2]) * size
+    half = np.exp(np.minimum(rows[..., 2:], np.log(1000 / 16))) * size / 2
+    return np.tile(6 * U * (centre + half) + 1e-6 * half, 2)
 
 
 def _per_channel(values: object, x: Array) -> Array:

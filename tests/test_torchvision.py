@@ -14,9 +14,10 @@ from torch import nn
 import cnnc
 from cnnc.driver import elaborate, finish, open_module
 from cnnc.frontend.model import parse_value
+from cnnc_numpy.evaluator import evaluate
 from networks import MODELS, assert_alive
 from numerics import NETWORK_TOLERANCE, Array
-from torchvision_models import network, state
+from torchvision_models import compiled_ops, network, state, torchvision
 
 SMALL = (64, 96)
 
@@ -117,20 +118,32 @@ def test_outputs_are_the_same(loaded: Loaded, target: str) -> None:
             np.testing.assert_allclose(outputs[name], expected[:n], rtol=0, atol=bound, err_msg=f"{name}, batch {n}")
 
 
-def test_detector_has_the_same_weights_and_pyramid() -> None:
-    """torchvision's detector cuts and resizes images itself; what is compared is its trunk with the feature pyramid."""
-    module = network("fasterrcnn_resnet50_fpn", weights_backbone=None)
-    weights, path = state(module), MODELS / "faster_rcnn_fpn.cnn"
-    theirs = {name: array.shape for name, array in weights.items()}
-    assert {name: param.type.shape for name, param in cnnc.load(path).params.items()} == theirs
-    image = torch.randn(2, 3, 64, 128, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = list(module.get_submodule("backbone")(image).values())
-    levels = ["p2", "p3", "p4", "p5", "p6"]
-    graph = cnnc.load(path, outputs=levels, dims={"h": 1, "w": 2})
-    program = cnnc.compile(graph, "numpy", {name: weights[name] for name in graph.params})
-    outputs = program(image=image.numpy())
-    for name, level in zip(levels, expected, strict=True):
-        assert_alive(level.numpy())
-        bound = NETWORK_TOLERANCE * level.abs().max().item()
-        np.testing.assert_allclose(outputs[name], level.numpy(), rtol=0, atol=bound, err_msg=name)
+def test_detector_gives_the_same() -> None:
+    """In float64: in float32 some of the thousands of boxes are so close that roundings would exchange them.
+
+    torchvision's detector also normalises and resizes images before and picks boxes of each class afterwards, which is
+    left out, and drops boxes that are cut to less than a thousandth of a pixel, which are skipped in ours.
+    """
+    keep, sizes = 100, [(64, 128)] * 2
+    module: Any = network("fasterrcnn_resnet50_fpn", gain=0.5, weights_backbone=None).double()
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator
+    module.rpn.anchor_generator = anchors(tuple((32 * 2**i,) for i in range(5)), ((0.5, 1.0, 2.0),) * 5)  # not on meta
+    module.rpn._post_nms_top_n = {"testing": keep}
+    image = torch.randn(2, 3, 64, 128, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad(), compiled_ops():
+        levels = module.backbone(image)
+        rois, _ = module.rpn(torchvision.models.detection.image_list.ImageList(image, sizes), levels)
+        features = module.roi_heads.box_head(module.roi_heads.box_roi_pool(levels, rois, sizes))
+        scores, boxes = module.roi_heads.box_predictor(features)
+    expected = {"rois": torch.cat(rois), "scores": scores.softmax(1), "boxes": boxes}
+    weights = state(module)
+    graph = cnnc.load(MODELS / "faster_rcnn_fpn.cnn", dims={"h": 1, "w": 2}, outputs=list(expected), keep=keep)
+    assert {name: x.type.shape for name, x in graph.params.items()} == {name: x.shape for name, x in weights.items()}
+    outputs = evaluate(graph, weights, {"image": image.numpy()})
+    large = (outputs["rois"][..., 2:4] - outputs["rois"][..., :2] >= 1e-3).all(-1)
+    assert large.sum(1).min() > keep / 2
+    for name, tensor in expected.items():
+        got = outputs[name].reshape(2, keep, -1)[..., : tensor.shape[1]]
+        for ours, theirs, rows in zip(got, tensor.numpy().reshape(2, keep, -1), large, strict=True):
+            assert_alive(theirs)
+            np.testing.assert_allclose(ours[rows], theirs[: rows.sum()], rtol=1e-9, atol=1e-9, err_msg=name)

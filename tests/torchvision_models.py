@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -49,3 +53,36 @@ def _start(layer: nn.Module, gain: float) -> None:
         layer.running_var.uniform_(0.5, 1.5)
         layer.weight.uniform_(0.5, 1.5)
         layer.bias.normal_(0, 0.2)
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """torchvision.ops.nms, which is compiled: its kernel for the CPU (csrc/ops/cpu/nms_kernel.cpp), line by line."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    areas = (x2 - x1) * (y2 - y1)
+    order = scores.sort(stable=True, dim=0, descending=True).indices
+    suppressed = torch.zeros(len(boxes), dtype=torch.bool)
+    keep = []
+    for at, i in enumerate(order):
+        if suppressed[i]:
+            continue
+        keep.append(i)
+        j = order[at + 1 :]
+        w = (torch.minimum(x2[i], x2[j]) - torch.maximum(x1[i], x1[j])).clamp(min=0)
+        h = (torch.minimum(y2[i], y2[j]) - torch.maximum(y1[i], y1[j])).clamp(min=0)
+        suppressed[j] |= w * h / (areas[i] + areas[j] - w * h) > iou_threshold
+    return torch.stack(keep)
+
+
+@contextmanager
+def compiled_ops() -> Iterator[None]:
+    """Where torchvision would use its compiled extension, it uses `nms` and its own differentiable `roi_align`."""
+
+    def roi_align(
+        x: torch.Tensor, rois: torch.Tensor, output_size: tuple[int, int], spatial_scale: float, sampling_ratio: int
+    ) -> torch.Tensor:
+        in_python = sys.modules["torchvision.ops.roi_align"]._roi_align.__wrapped__
+        result: torch.Tensor = in_python(x, rois, spatial_scale, *output_size, sampling_ratio, False)
+        return result
+
+    with mock.patch("torchvision.ops.poolers.roi_align", roi_align), mock.patch("torchvision.ops.boxes.nms", nms):
+        yield

@@ -97,10 +97,13 @@ def _runs(items: Sequence[tuple[str, Part | None]]) -> Iterator[tuple[str, Part 
 
 
 def statement(line: str, indent: str) -> list[str]:
-    """A statement, broken at the commas of its longest bracket where it does not fit."""
-    if len(indent + line) <= WIDTH:
+    """A statement, broken at the commas of its longest bracket, or those of a `return`, where it does not fit."""
+    brackets = list(_brackets(line))
+    if len(indent + line) <= WIDTH or not (brackets or "," in line):
         return [indent + line]
-    start, stop, commas = max(_brackets(line), key=lambda x: x[1] - x[0])
+    if not brackets:
+        return statement(f"return ({line.removeprefix('return ')})", indent)
+    start, stop, commas = max(brackets, key=lambda x: x[1] - x[0])
     cuts = [start, *commas, stop]
     items = [line[a + 1 : b].strip() for a, b in pairwise(cuts)]
     return [
