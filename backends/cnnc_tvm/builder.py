@@ -3,7 +3,8 @@
 A rule describes a node's result element by element, as a `Tensor` that exists only as an expression until it is
 *stored*: `Builder.store` makes it the result of a function of its own, whose plan step writes it to memory. So the
 results of several nodes can become one function (a convolution and the activation after it), and one node several
-functions (a softmax). A function has one loop nest with at most one reduction; equal functions are built once.
+functions (a softmax). A function has one loop nest with at most one reduction, or is `written` out as statements; equal
+functions are built once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm_ffi
 from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from cnnc.ir.dim import Dim, Floor, Min
 from cnnc.ir.graph import Param
@@ -41,7 +44,8 @@ class Loops:
     - sums: a reduction for each element;
     - windows: a reduction over a small window, neighbours in the last axis reading neighbours;
     - lanes: a convolution or matrix product with its output channels in blocks of `lanes` (the last axis of the
-      reduction), computed for `tile` neighbours in the axis before at a time.
+      reduction), computed for `tile` neighbours in the axis before at a time;
+    - written: statements in the order they are to run.
     """
 
     kind: str
@@ -53,7 +57,7 @@ class Loops:
         return self.kind not in ("points", "moves")
 
 
-POINTS, MOVES, SUMS, WINDOWS = map(Loops, ("points", "moves", "sums", "windows"))
+POINTS, MOVES, SUMS, WINDOWS, WRITTEN = map(Loops, ("points", "moves", "sums", "windows", "written"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +190,33 @@ class Builder:
                 self.shape(x.type.shape), lambda *i: stored(x.element(*i), x.type.dtype), x.label or self.label
             )
         operands = _placeholders(result)
-        names = {name for i in operands for name in self._types[self._ids[i.op]].symbols} | x.type.symbols
-        dims = tuple(sorted(names))
-        body = te.create_prim_func([*operands, result, *map(self._symbol, dims)])
+        body = te.create_prim_func([*operands, result])
         y = self._stored(x.type)
         args = (*(self._ids[i.op] for i in operands), self.number(y))
-        self._steps.append(Step(self._function(body, x.loops, x.label or self.label), x.node or self.node, args, dims))
+        self._step(body, x.loops, x.label or self.label, x.node or self.node, args)
         return y
+
+    def written(self, type: TensorType, write: Callable[..., None], *operands: Tensor) -> Tensor:
+        """A tensor in memory, made by the statements that `write(*buffers)` emits; the last buffer is the result's."""
+        y = self._stored(type)
+        args = tuple(map(self.number, (*operands, y)))
+        with IRBuilder() as made, T.prim_func(s_tir=True):
+            T.func_name("main")
+            T.func_attr({"tirx.noalias": True})
+            types = [self._types[i] for i in args]
+            buffers = [T.buffer(self.shape(x.shape), STORED[x.dtype], layout=None) for x in types]
+            write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
+        self._step(made.get(), WRITTEN, self.label, self.node, args)
+        return y
+
+    def _step(self, body: Any, loops: Loops, label: str, node: str, args: tuple[int, ...]) -> None:
+        """A step that calls this function on these tensors, and on the symbols that it uses."""
+        used = {str(var.name) for var in tirx.analysis.undefined_vars(body.body, list(body.params))}
+        names = {name for i in args for name in self._types[i].symbols} | (used & self._symbols.keys())
+        dims = tuple(sorted(names))
+        params = [*body.params, *map(self._symbol, dims)]
+        body = tirx.PrimFunc(params, body.body, body.ret_type, body.attrs)
+        self._steps.append(Step(self._function(body, loops, label), node, args, dims))
 
     def _function(self, body: Any, loops: Loops, label: str) -> str:
         """The name of the function with this body: an equal one's, if there is one."""
