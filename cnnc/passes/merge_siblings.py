@@ -5,9 +5,10 @@ of them, and each is a slice: channels c to c + c1 of W*x. The sums are the same
 them where they lie. Where each sibling is followed by the same activation and nothing else, that is applied once too,
 before the slices, so that it stays in the layer's epilogue. Slices that a concat joins again vanish.
 
-Cheaper because x is read (and its windows gathered) once, and since narrow layers fill vector lanes badly.
-Siblings have the same attributes but for the channels. Not merged: grouped ones, whose groups would have to be taken
-apart and interleaved, and those whose weights are shared.
+Cheaper because x is read (and its windows gathered) once, and because narrow layers fill vector lanes badly: where x
+has at least as many elements as the smallest of the siblings has weights. A linear layer on one sample, say, spends its
+time on reading weights. Siblings have the same attributes but for the channels. Not merged: grouped ones, whose groups
+would have to be taken apart and interleaved, and those whose weights are shared.
 
 Source: Jia et al. 2019 (TASO), figure 2; the modules of Szegedy et al. 2014 have three 1x1 convolutions of one tensor.
 """
@@ -21,6 +22,7 @@ from cnnc.ir.graph import Node, Value
 from cnnc.ir.op import Init, Op
 from cnnc.ops.activation import Pointwise
 from cnnc.passes.canonical import joining
+from cnnc.passes.cost import nominal
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -68,6 +70,10 @@ def _merge(family: list[Node], x: Value, sweep: Sweep) -> None:
         else:
             merged.append(node)
     if len(merged) < 2:
+        return
+    if nominal(x.type.size) < min(nominal(node.params["weight"].type.size) for node in merged):
+        saves_little = Refusal(f"`{x.name}` is smaller than the weights of each layer that reads it")
+        sweep.memo.update(dict.fromkeys(merged, saves_little))
         return
     layer = _stacked(merged, x, sweep)
     _slice(merged, layer, sweep)
