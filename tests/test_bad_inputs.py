@@ -9,7 +9,9 @@ import pytest
 
 from cnnc.diagnostics import CnncError, render
 from cnnc.driver import check_file
+from cnnc.frontend import session
 from conftest import Golden
+from networks import MODELS
 
 
 def model(body: str, head: str = "") -> str:
@@ -46,6 +48,21 @@ CASES = {
     "doubling_defs": (
         model("y = x -> d40", "def d0 = relu\n" + "".join(f"def d{i + 1} = d{i} -> d{i}\n" for i in range(40))), 6,
     ),
+    "doubling_functions": (
+        model("y = x -> conv(f40(1), 1)", "def f0(n) = n + 0\n" + "".join(
+            f"def f{i + 1}(n) = f{i}(n) + f{i}(n)\n" for i in range(40)
+        )), 6,
+    ),
+    "doubling_lists": (
+        model("y = x -> reshape(v40)", "v0 = [1]\n" + "".join(f"v{i + 1} = [v{i}, v{i}]\n" for i in range(40))), 6,
+    ),
+    "growing_argument": (model("y = x -> r(60, relu)", "def r(n, a) = r(n - 1, a -> a) if n > 0 else a\n"), 6),
+    "deep_calls_of_deep_braces": (
+        model("y = x -> d60", "def d0 = relu\n" + "".join(
+            f"def d{i + 1} = {'add { ' * 20} d{i} {'| id }' * 20}\n" for i in range(60)
+        )), 6,
+    ),
+    "long_text": (model("y = x" + " -> relu" * 50_000), 6),
     "no_nodes_many_steps": (model("y = x -> ((id * 10_000) * 10_000) * 10_000"), 6),
     "repeat_a_billion": (model("y = x -> relu * 1_000_000_000"), 6),
     "five_thousand_digits": (model(f"y = x -> conv({'9' * 5000}, 3)"), 6),
@@ -102,6 +119,16 @@ def test_message(name: str, golden: Golden, tmp_path: Path, monkeypatch: pytest.
     assert (report.error.exit_status if report.error else 0) == status
     assert report.diagnostics
     golden(f"bad_inputs/{name}.txt", "\n".join(map(render, report.diagnostics)))
+
+
+def test_a_chain_of_ten_thousand_layers_fits() -> None:
+    assert not check_file(model("y = x -> layer * 10_000", "def layer = relu\n")).diagnostics
+
+
+def test_real_networks_are_far_from_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_STEPS", session.MAX_STEPS // 20)
+    for path in MODELS.glob("*.cnn"):
+        assert check_file(path).error is None, path
 
 
 def test_any_prefix_of_a_model_is_a_model_or_an_error() -> None:

@@ -33,7 +33,7 @@ from cnnc.frontend.scope import (
     describe,
     join,
 )  # fmt: skip
-from cnnc.frontend.session import MAX_NODES
+from cnnc.frontend.session import CALL_STEPS, MAX_NODES
 from cnnc.ir.attrs import show_value
 from cnnc.ir.dim import Dim, solve, substitute
 from cnnc.ir.explain import diagnose
@@ -251,7 +251,9 @@ class Application(Lookup):
         body = block.node.body
         with self.called(block.name, site.span, site.scope):
             if isinstance(body, s.Use) and body.operands is None:
-                return self._rename(body, env, replace(site, span=body.span, flowing=site.given, operands=None), frame)
+                place = site.label_span or body.span
+                inside = replace(site, span=body.span, flowing=site.given, operands=None, label_span=place)
+                return self._rename(body, env, inside, frame)
             name = site.scope.next_name(site.label)
             inner = site.scope.inside(name, frame, site.shared)
             if isinstance(block, ModelBlock):
@@ -268,13 +270,16 @@ class Application(Lookup):
             block = self.block(body, env, site.scope)
             if not isinstance(block, BLOCKS):
                 return POISON if site.label is None else self.record_value(site, POISON)
-            return self.apply(block, replace(site, label_span=site.place))
+            return self.apply(block, site)
         finally:
             site.scope.frame = outer
 
     def parameters(self, block: DefBlock | ModelBlock, args: Sequence[Given], span: Span, scope: Scope) -> Env | None:
         """A new environment with the parameters of a def or model bound; None where the arguments do not fit."""
+        self.tick(CALL_STEPS, span, scope)
         params = block.node.params
+        if not params and not args:
+            return Env(block.env, body=True)
         required = [p.name.text for p in params if p.default is None]
         try:
             found = match(block.name, [p.name.text for p in params], required, args, span)
@@ -431,11 +436,10 @@ def _unify(declared: TensorType, actual: TensorType, dims: dict[str, Dim]) -> bo
 
 def _call_text(block: DefBlock | ModelBlock, args: Sequence[Given], label: str | None) -> str:
     """A call as diagnostics show it: `layer1: stage(c=64, n=3)`."""
-    names = [p.name.text for p in block.node.params]
     shown = []
     for i, arg in enumerate(args):
         value = arg.value.name if isinstance(arg.value, BLOCKS) else _short(arg.value)
-        shown.append(f"{arg.name or names[i]}={value}")
+        shown.append(f"{arg.name or block.node.params[i].name.text}={value}")
     call = f"{block.name}({', '.join(shown)})" if shown else block.name
     return f"{label}: {call}" if label else call
 

@@ -41,13 +41,14 @@ def match(
     found: dict[str, Given] = {}
     problems: list[Diagnostic] = []
     signature = f"{callee}({', '.join(names)})"
+    known = frozenset(names)
     for position, arg in enumerate(args):
         if arg.name is None and position >= len(names):
             takes = f"{len(names)} argument{'s' * (len(names) != 1)}" if names else "no arguments"
             problems.append(_problem(f"`{callee}` takes {takes}: `{signature}`", arg.span))
             continue
         name = names[position] if arg.name is None else arg.name
-        if name not in names:
+        if name not in known:
             help = f"did you mean `{aliases[name]}`?" if aliases and name in aliases else suggest(name, names)
             problems.append(_problem(f"`{callee}` has no argument `{name}`", arg.span, help or f"it is `{signature}`"))
         elif name in found:

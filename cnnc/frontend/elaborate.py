@@ -35,8 +35,15 @@ class Elaborator(Application):
         }  # fmt: skip
 
     def run(self, expr: s.Expr, x: object, env: Env, scope: Scope, *, head: bool = True) -> object:
-        """The value of `expr` on `x`. `head`: whether `expr` begins a chain or arm, where a value may stand."""
-        return self._run[type(expr)](expr, x, env, scope, head)
+        """The value of `expr` on `x`. `head`: whether `expr` begins a chain or arm, where a value may stand.
+
+        Every expression is a step, and so is every item of a list it gives, since whoever gets the list walks it.
+        """
+        self.tick(1, expr.span, scope)
+        value = self._run[type(expr)](expr, x, env, scope, head)
+        if isinstance(value, list):
+            self.tick(numbers.size(value), expr.span, scope)
+        return value
 
     def _literal(self, expr: s.Number | s.String | s.Boolean, x: object, env: Env, scope: Scope, head: bool) -> object:
         return self._value_here(expr.value, expr.span, scope, head)
@@ -124,7 +131,6 @@ class Elaborator(Application):
         value = x
         with self.repeated(count, expr.span, scope):
             for _ in range(count):
-                self.tick(expr.span, scope)
                 value = self.run(expr.left, value, env, scope, head=head)
         return value
 
@@ -146,7 +152,6 @@ class Elaborator(Application):
             return
         with self.repeated(len(items), loop.span, scope):
             for item in items:
-                self.tick(loop.span, scope)
                 inner = Env(env)
                 self.unpack(loop.names, item, loop.over.span, inner, scope, "loop")
                 yield inner
@@ -154,7 +159,6 @@ class Elaborator(Application):
     # Names and operands.
 
     def _use(self, use: s.Use, x: object, env: Env, scope: Scope, head: bool) -> object:
-        self.tick(use.span, scope)
         block = self._applied(use, env, scope, head)
         if isinstance(block, Poison):
             return POISON
@@ -200,7 +204,6 @@ class Elaborator(Application):
 
     def _labelled_use(self, use: s.Use, env: Env, site: Site, head: bool) -> object:
         """A label on an op or a def call names that step; on a value it names the value."""
-        self.tick(use.span, site.scope)
         block = self._applied(use, env, site.scope, head)
         if not isinstance(block, BLOCKS) or is_function(block):
             return self.record_value(site, block)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cnnc.diagnostics import CnncError, Diagnostic, Label, Severity, Source, Span, error
@@ -74,7 +75,8 @@ def parse_value(text: str, module: Module | None = None) -> object:
 
 def argument(expr: s.Expr, env: Env) -> object:
     elaborator = Elaborator()
-    value = elaborator.argument(expr, env, Scope("", "", None))
+    with _bounded(expr.span):
+        value = elaborator.argument(expr, env, Scope("", "", None))
     if elaborator.diagnostics:
         raise CnncError(tuple(elaborator.diagnostics))
     return value
@@ -84,7 +86,18 @@ def elaborate(module: Module, model: s.Model, args: Sequence[Given] | Mapping[st
     """The graph of a model for these arguments. CnncError carries every independent error."""
     if isinstance(args, Mapping):
         args = tuple(Given(name, value, model.name.span) for name, value in args.items())
-    return _Root(module).elaborate(model, args)
+    with _bounded(model.name.span):
+        return _Root(module).elaborate(model, args)
+
+
+@contextmanager
+def _bounded(span: Span) -> Iterator[None]:
+    """E0501 where depths that are each within their limit multiply to more than Python's stack."""
+    try:
+        yield
+    except RecursionError:
+        message = "calls and the expressions in them nest too deep together"
+        raise CnncError((Diagnostic("E0501", message, (Label(span, primary=True),)),)) from None
 
 
 class _Root:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from cnnc.frontend.scope import describe
 
 MAX_INT = 2**63 - 1
-MAX_LIST = 100_000
+MAX_LIST = 20_000
 
 _COMPARE: Mapping[str, Callable[[object, object], bool]] = {
     "==": operator.eq, "!=": operator.ne,
@@ -74,6 +74,11 @@ def compare(op: str, left: object, right: object) -> bool:
 
 def _comparable(value: object) -> bool:
     return all(map(_comparable, value)) if isinstance(value, list) else isinstance(value, int | float | str | bool)
+
+
+def size(items: list[object]) -> int:
+    """The items of a list and of the lists in it."""
+    return len(items) + sum(size(item) for item in items if isinstance(item, list))
 
 
 def number(value: object, what: str) -> int | float:

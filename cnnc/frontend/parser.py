@@ -19,7 +19,8 @@ from cnnc.frontend.numbers import MAX_INT
 
 MAX_DEPTH = 100
 MAX_DIGITS = 1000
-MAX_BYTES = 4_000_000
+MAX_BYTES = 1_000_000
+MAX_TOKENS = 30_000
 KEYWORDS = ("and", "as", "check", "def", "else", "false", "for", "from", "if", "import", "in", "input", "model", "not",
             "or", "output", "return", "shared", "true")  # fmt: skip
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -44,7 +45,7 @@ def decode(data: bytes, name: str) -> Source:
 
 
 def parse(source: Source) -> s.File:
-    """The syntax tree of a file. CnncError: E0102 to E0104 for syntax, E0203, E0501 and E0504 for limits."""
+    """The syntax tree of a file. CnncError: E0102 to E0104 for syntax, E0203, E0501, E0503 and E0504 for limits."""
     items: tuple[s.Item, ...] = _run(source, source.text)
     if not items:
         raise _error("E0102", f"{source.name} declares nothing", "a file has at least a model: `model M { ... }`")
@@ -62,7 +63,7 @@ def parse_expression(source: Source) -> s.Expr:
 
 
 def _run(source: Source, text: str) -> Any:
-    _check_nesting(source)
+    _check_size(source)
     reader = _Reader(source, len(text) - len(source.text))
     # The private loader is the one that Lark's own standalone parsers call.
     load: Any = lark.Lark._load_from_dict
@@ -76,16 +77,19 @@ def _run(source: Source, text: str) -> Any:
     return reader.build(tree)
 
 
-def _check_nesting(source: Source) -> None:
-    """E0501 for brackets nested deeper than MAX_DEPTH."""
+def _check_size(source: Source) -> None:
+    """E0501 for brackets nested deeper than MAX_DEPTH, E0503 for more tokens than MAX_TOKENS."""
     depth = 0
-    for bracket in re.finditer(r'#[^\n]*|"[^"\n]*"|[\[({]|[\])}]', source.text):
-        if bracket[0] in "[({":
+    for count, token in enumerate(re.finditer(r'#[^\n]*|"[^"\n]*"|\w+|[^\s\w]', source.text)):
+        span = Span(source, token.start(), token.end())
+        if count == MAX_TOKENS:
+            message = f"{source.name} has more than {MAX_TOKENS:,} words and signs"
+            raise _error("E0503", message, "repeat blocks with `* n` or `for`", span)
+        if token[0] in "[({":
             depth += 1
             if depth > MAX_DEPTH:
-                span = Span(source, bracket.start(), bracket.end())
                 raise _error("E0501", f"brackets nest deeper than {MAX_DEPTH}", "name the parts", span)
-        elif bracket[0] in "])}":
+        elif token[0] in "])}":
             depth -= 1
 
 

@@ -13,8 +13,9 @@ from cnnc.frontend.scope import POISON, Poison, Scope
 from cnnc.ir.graph import Param
 
 MAX_CALLS = 64
-MAX_NODES = 20_000
-MAX_STEPS = 200_000
+MAX_NODES = 12_000
+MAX_STEPS = 100_000
+CALL_STEPS = 4  # what a call of a def takes besides its body, in steps: expressions evaluated
 
 
 class Session:
@@ -52,8 +53,8 @@ class Session:
         self.error(code, message, span, scope, help=help)
         raise CnncError(tuple(self.diagnostics))
 
-    def tick(self, span: Span, scope: Scope) -> None:
-        self.steps += 1
+    def tick(self, steps: int, span: Span, scope: Scope) -> None:
+        self.steps += steps
         if self.steps > MAX_STEPS:
             self.stop("E0505", f"elaboration takes more than {MAX_STEPS:,} steps", span, scope)
 
