@@ -11,9 +11,9 @@ from fractions import Fraction
 from math import ceil
 from typing import TypeAlias
 
-from cnnc import ops
+from cnnc import memory, ops
 from cnnc.ir.attrs import Pair
-from cnnc.ir.dim import Dim
+from cnnc.ir.dim import Dim, Sym
 from cnnc.ir.graph import Graph, Node, Value
 from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
@@ -64,6 +64,49 @@ def peak_bytes(graph: Graph) -> Dim | None:
             if last[x] is node and x not in outputs:
                 live = live - x.type.bytes
     return peak
+
+
+_VIEWS = (ops.Flatten, ops.Reshape, ops.Dropout)
+"""Ops whose result is their operand in another shape."""
+
+_BY_PLACE = (Pointwise, Merge, ops.Sub, ops.Div, ops.BatchNorm, ops.Scale, ops.Normalize)
+"""Ops each element of whose result depends on the operands' elements at its place, or on smaller operands."""
+
+
+def memory_plan(graph: Graph) -> memory.Arrangement[Value]:
+    """Where inputs and results lie, of each node by itself; constants are weights."""
+    values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
+    views: dict[Value, Value] = {x: x.inputs[0] for x in graph.nodes if isinstance(x.op, _VIEWS)}
+    steps = [_step(x) for x in graph.nodes if x not in views and not isinstance(x.op, ops.Constant)]
+    return memory.arrange({x: x.type for x in values}, graph.inputs, views, steps, graph.outputs.values())
+
+
+def planned_bytes(graph: Graph) -> Dim | None:
+    """The bytes of one piece of memory that all inputs and results find room in by that plan.
+
+    None where the unknown sizes do not scale all values alike, as a batch does: bind them first.
+    """
+    blocks = memory_plan(graph).blocks.values()
+    sizes = [_scaled(block.bytes) for block in blocks]
+    if len({scale for scale, _ in sizes}) > 1:
+        return None
+    known = [replace(block, bytes=factor) for block, (_, factor) in zip(blocks, sizes, strict=True)]
+    return sizes[0][0] * memory.pack(known, {}).size
+
+
+def _step(node: Node) -> memory.Step[Value]:
+    """The node as a plan of memory sees it."""
+    if isinstance(node.op, ops.Concat) and all(isinstance(x.type.shape[node.op.axis], int) for x in node.inputs):
+        return memory.Step(node, node.inputs, axis=node.op.axis)
+    return memory.Step(node, node.inputs, node.inputs if isinstance(node.op, _BY_PLACE) else ())
+
+
+def _scaled(dim: Dim) -> tuple[Dim, int]:
+    """The dim as a product of what is unknown of it and a number."""
+    if isinstance(dim, int):
+        return 1, dim
+    (names, factor), *others = dim.terms
+    return (dim, 1) if others else (Sym(((names, 1),)), factor)
 
 
 @dataclass(frozen=True, slots=True)

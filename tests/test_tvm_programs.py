@@ -6,7 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +18,13 @@ import pytest
 import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
+from cnnc.ir.dim import evaluate, parse_dim
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import TensorType
-from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget, cuda_device
+from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
-from cuda_emulator import emulated
+from cuda_emulator import gpu_is_there, runnable
 from numerics import Array, assert_agree, random_inputs, random_weights, single
 
 RESIDUAL = """
@@ -40,7 +45,7 @@ def small(dtype: str = "f32") -> Graph:
 
 
 def compiled(target: str, graph: Graph, weights: dict[str, Array]) -> TvmProgram:
-    return CpuTarget().compile(graph, weights) if target == "cpu" else emulated(CudaTarget().compile(graph, weights))
+    return CpuTarget().compile(graph, weights) if target == "cpu" else runnable(CudaTarget().compile(graph, weights))
 
 
 @pytest.fixture(scope="module")
@@ -97,31 +102,74 @@ def test_compiling_is_deterministic(program: TvmProgram) -> None:
     assert again.plan == program.plan
 
 
-def test_dead_memory_is_used_again(program: TvmProgram) -> None:
-    """A chain of any length takes two slots."""
+def test_dead_memory_is_used_again() -> None:
+    """A chain of any length takes the memory of two values."""
     x = Input("x", TensorType.parse("f32[N, 4, 8, 8]"))
     y: Input | Node = x
     for i in range(6):
         y = Node.make(ops.MaxPool(3, 1, pad=1), y, name=f"n{i}")
     plan = CpuTarget().compile(Graph("Chain", (x,), {"y": y}), {}).plan
-    assert len(plan.slot_sizes({"N": 1})) == 2
-    assert plan.slot_sizes({"N": 3}) == dict.fromkeys((0, 1), 3 * 4 * 8 * 8 * 4)
+    assert [plan.arena({"N": n}).size for n in (1, 3)] == [2 * n * 4 * 8 * 8 * 4 for n in (1, 3)]
 
 
-def test_no_value_is_overwritten_before_it_is_read(program: TvmProgram) -> None:
-    plan = program.plan
-    made = {step.args[-1] for step in plan.steps}
-    held: dict[str | int, int] = {}  # what lies in each slot
-    for reads, writes in [*((step.args[:-1], step.args[-1:]) for step in plan.steps), (plan.outputs.values(), ())]:
-        for i in reads:
-            tensor = plan.tensors[i]
-            if tensor.place == "slot" and i in made:
-                assert held[tensor.key] == i
-            elif tensor.place == "slot":  # a view
-                assert plan.tensors[held[tensor.key]].type.size == tensor.type.size
-        for i in writes:
-            assert plan.tensors[i].key not in {plan.tensors[j].key for j in reads}
-            held[plan.tensors[i].key] = i
+def poisoned(program: TvmProgram, inputs: dict[str, Array]) -> dict[str, Array]:
+    """What a cpu program gives where memory is NaN before it is written, and again after its last use."""
+    device: Any = program._device
+    arenas: list[Array] = []
+    memory = device.memory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "memory", lambda size: arenas.append(memory(size)) or arenas[-1])
+        frame = program._new_frame({"N": len(next(iter(inputs.values())))})
+    (whole,) = arenas
+    whole[:] = 0xFF
+    offsets = program.plan.arena(frame.dims).offsets
+    blocks = [
+        (block.last, whole[start : start + evaluate(block.bytes, frame.dims)])
+        for start, block in zip(offsets, program.plan.blocks, strict=True)
+    ]
+
+    def after(step: int, call: Callable[[], object]) -> None:
+        call()
+        for last, block in blocks:
+            if last == step:
+                block[:] = 0xFF
+
+    calls = [partial(after, i + 1, call) for i, call in enumerate(frame.calls)]
+    program._frame = replace(frame, calls=calls)
+    return program(**inputs)
+
+
+def test_memory_is_written_before_it_is_read_and_read_before_it_is_given_away(program: TvmProgram) -> None:
+    inputs = random_inputs(small(), N=2)
+    expected = program(**inputs)
+    for name, array in poisoned(program, inputs).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_branches_write_into_what_they_are_joined_to(program: TvmProgram) -> None:
+    """Two of the arms; the third is an output too, and copied."""
+    parts = [step for step in program.plan.steps if program.plan.tensors[step.args[-1]].part]
+    assert [step.function.rpartition("_")[0] for step in parts] == ["maxpool", "conv_hard_swish", "copy"]
+
+
+def test_a_sum_is_written_over_its_operand(program: TvmProgram) -> None:
+    first = next(step for step in program.plan.steps if step.function.startswith("conv_bn_add_relu"))
+    *operands, result = (program.plan.tensors[i] for i in first.args)
+    assert [x.type for x in operands if x.memory == result.memory] == [result.type]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_dense_block_lies_in_one_piece_of_memory(target: str) -> None:
+    graph = cnnc.load(
+        "def dense(g) = concat { id | conv(4, 1) -> relu -> conv(g, 3, pad=1) }\n"
+        "model M { input x: f32[N, 3, 6, 5]  output y, pooled\n"
+        "  a = x -> conv(8, 1) -> dense(4) * 3  y = a -> relu  pooled = a -> maxpool(2) -> flatten }"
+    )
+    weights, inputs = random_weights(graph), random_inputs(graph, N=3)
+    run = compiled(target, graph, weights)
+    assert not [step for step in run.plan.steps if step.function.startswith("copy")]
+    assert {block.bytes for block in run.plan.blocks} >= {20 * 30 * 4 * parse_dim("N")}
+    assert_agree(graph, weights, inputs, run(**inputs))
 
 
 def test_the_plan_survives_json(program: TvmProgram) -> None:
@@ -130,7 +178,7 @@ def test_the_plan_survives_json(program: TvmProgram) -> None:
 
 def test_too_large_a_batch_is_refused_before_memory_is_taken(program: TvmProgram) -> None:
     with pytest.raises(CnncError, match="E0502"):
-        program.plan.slot_sizes({"N": 2**30})
+        program.plan.arena({"N": 2**30})
 
 
 def test_an_artifact_runs_elsewhere_without_the_compiler(program: TvmProgram, tmp_path: Path) -> None:
@@ -169,17 +217,9 @@ def test_cuda_is_compiled_without_a_gpu_and_refuses_to_run_there(arch: str, tmp_
     loaded = cnnc.load_program(path)
     assert loaded.source() == text
     assert loaded.files().keys() == {"plan.json", "weights.safetensors", "kernels.fatbin", KERNEL_SOURCE}
-    if cuda_is_absent():
+    if not gpu_is_there():
         with pytest.raises(CnncError, match=r"E0625.*NVIDIA GPU"):
             loaded(**random_inputs(graph, N=1))
-
-
-def cuda_is_absent() -> bool:
-    try:
-        cuda_device.Driver()
-    except CnncError:
-        return True
-    return False
 
 
 def relu() -> Graph:

@@ -12,6 +12,7 @@ from cnnc.diagnostics import error
 from cnnc_tvm.builder import Function
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
+from cnnc_tvm.placing import placed
 from cnnc_tvm.schedule_cpu import schedule
 
 _CONFIG = {
@@ -28,7 +29,7 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     target = tvm.target.Target({"kind": "llvm", "mcpu": _cpu(mcpu)})
     linker = find_linker()
     try:
-        bodies = {name: schedule(f).with_attr("global_symbol", name) for name, f in functions.items()}
+        bodies = {name: placed(f, schedule(f)).with_attr("global_symbol", name) for name, f in functions.items()}
         # TVM's own search for common subexpressions fails on some floating-point ones; LLVM finds them as well.
         with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
             module: Any = tvm.tirx.build(tvm.IRModule(bodies), target)

@@ -14,6 +14,7 @@ from cnnc.diagnostics import error
 from cnnc.ir.dim import Dim, Sym, evaluate, floordiv
 from cnnc_tvm.builder import Function
 from cnnc_tvm.lower import first_line
+from cnnc_tvm.placing import placed
 from cnnc_tvm.plan import Kernel
 from cnnc_tvm.schedule_cuda import schedule
 
@@ -24,7 +25,7 @@ def build(functions: Mapping[str, Function], arch: str) -> tuple[str, dict[str, 
         return "", {}
     target = tvm.target.Target({"kind": "cuda", "arch": arch, "max_threads_per_block": 1024, "thread_warp_size": 32})
     try:
-        bodies = {name: schedule(f).with_attr("global_symbol", name) for name, f in functions.items()}
+        bodies = {name: placed(f, schedule(f)).with_attr("global_symbol", name) for name, f in functions.items()}
         # Common subexpressions would become kernel arguments that only TVM's host code knows; nvcc finds them itself.
         with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
             device = _device_functions(tvm.IRModule(bodies), target)

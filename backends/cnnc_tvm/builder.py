@@ -22,8 +22,7 @@ from cnnc.ir.dim import Dim, Floor, Min
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
-from cnnc_tvm.plan import Place, Plan, Step, place_in_slots
-from cnnc_tvm.plan import Tensor as PlanTensor
+from cnnc_tvm.plan import Step
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -76,6 +75,8 @@ class Tensor:
     label: str = ""
     """What the function that stores it is named after; and the node its step is written down for."""
     node: str = ""
+    within: bool = False
+    """Whether each element lies in a stored tensor as it is, at another index: to store it would be to copy it."""
 
     def __getitem__(self, index: Expr | tuple[Expr, ...]) -> Expr:
         return self.element(*index) if isinstance(index, tuple) else self.element(index)
@@ -114,6 +115,10 @@ class Function:
     name: str
     body: Any
     loops: Loops
+    over: int | None = None
+    """The position of the operand that the result is written over."""
+    parts: tuple[tuple[int, int], ...] = ()
+    """The positions of the arguments that are parts of larger tensors, and the axis along which they are."""
 
 
 @dataclass
@@ -127,22 +132,27 @@ class Builder:
     """The node being lowered, which the steps are written down for."""
     label: str = ""
     """What functions made now are named after."""
+    types: list[TensorType] = field(default_factory=list)
+    """Of the stored tensors, which have numbers."""
+    constant_names: dict[int, str] = field(default_factory=dict)
+    views: dict[int, int] = field(default_factory=dict)
+    """Tensors that are others with another shape."""
+    joined: dict[int, int] = field(default_factory=dict)
+    """Tensors whose steps have no function but join their arguments, along these axes."""
+    steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._symbols: dict[str, Any] = {}
-        self._types: list[TensorType] = []
-        self._places: dict[int, tuple[Place, str]] = {}
-        self._views: dict[int, int] = {}
         self._ids: dict[Any, int] = {}  # of the placeholders
-        self._steps: list[Step] = []
+        self._made: set[int] = set()  # by steps
         self._by_hash: dict[tuple[int, Loops], list[Function]] = {}
         self._constants: dict[str, Tensor] = {}
 
     # Stored tensors
 
     def _stored(self, type: TensorType) -> Tensor:
-        number = len(self._types)
-        self._types.append(type)
+        number = len(self.types)
+        self.types.append(type)
         placeholder = te.placeholder(self.shape(type.shape), STORED[type.dtype], f"t{number}")
         self._ids[placeholder.op] = number
         return Tensor(type, lambda *i: loaded(placeholder(*i), type.dtype), placeholder)
@@ -151,10 +161,8 @@ class Builder:
         """The position of a stored tensor among the plan's."""
         return self._ids[x.te.op]
 
-    def input(self, name: str, type: TensorType) -> Tensor:
-        x = self._stored(type)
-        self._places[self.number(x)] = ("input", name)
-        return x
+    def input(self, type: TensorType) -> Tensor:
+        return self._stored(type)
 
     def param(self, param: Param) -> Tensor:
         """A parameter as it is."""
@@ -162,14 +170,14 @@ class Builder:
 
     def packed(self, param: Tensor, layout: str, pack: Callable[[Array], Array]) -> Tensor:
         """A parameter rearranged while compiling; `layout` tells the arrangements of one parameter apart."""
-        name = self._places[self.number(param)][1]
+        name = self.constant_names[self.number(param)]
         return self.constant(f"{name}:{layout}", lambda: pack(self.weights[name]))
 
     def constant(self, name: str, make: Callable[[], Array]) -> Tensor:
         if name not in self._constants:
             array = make()
             x = self._stored(TensorType(array.shape, _dtype(array)))
-            self._places[self.number(x)] = ("weight", name)
+            self.constant_names[self.number(x)] = name
             self._constants[name] = x
             self.constants[name] = array
         return self._constants[name]
@@ -177,8 +185,12 @@ class Builder:
     def view(self, x: Tensor, type: TensorType) -> Tensor:
         """The memory of the stored tensor x seen with another shape."""
         y = self._stored(type)
-        self._views[self.number(y)] = self.number(x)
+        self.views[self.number(y)] = self.number(x)
         return y
+
+    def readable(self, x: Tensor) -> Tensor:
+        """The tensor to be read many times: where it lies, or stored."""
+        return x if x.within else self.store(x)
 
     def store(self, x: Tensor) -> Tensor:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
@@ -203,20 +215,45 @@ class Builder:
         with IRBuilder() as made, T.prim_func(s_tir=True):
             T.func_name("main")
             T.func_attr({"tirx.noalias": True})
-            types = [self._types[i] for i in args]
+            types = [self.types[i] for i in args]
             buffers = [T.buffer(self.shape(x.shape), STORED[x.dtype], layout=None) for x in types]
             write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
         self._step(made.get(), WRITTEN, self.label, self.node, args)
         return y
 
+    def is_made(self, x: Tensor) -> bool:
+        """Whether a step makes the tensor, or will when it is stored."""
+        return x.loops is not None or self.number(x) in self._made
+
+    def join(self, type: TensorType, axis: int, xs: Iterable[Tensor]) -> Tensor:
+        """The tensors one after the other along an axis where their sizes are known, in memory.
+
+        What makes them writes them there where it can; others are copied (see `placing`).
+        """
+        parts = [self.number(self.store(x)) for x in xs]
+        y = self._stored(type)
+        self.joined[self.number(y)] = axis
+        self._made.add(self.number(y))
+        self.steps.append(Step("", self.node, (*parts, self.number(y)), ()))
+        return y
+
+    def copy(self, number: int) -> Step:
+        """A step that copies a stored tensor, not among `steps`."""
+        type = self.types[number]
+        x = next(x for x, i in self._ids.items() if i == number).output(0)
+        self.label = "copy"
+        self.store(Tensor(type, lambda *i: loaded(x(*i), type.dtype), loops=POINTS))
+        return self.steps.pop()
+
     def _step(self, body: Any, loops: Loops, label: str, node: str, args: tuple[int, ...]) -> None:
         """A step that calls this function on these tensors, and on the symbols that it uses."""
         used = {str(var.name) for var in tirx.analysis.undefined_vars(body.body, list(body.params))}
-        names = {name for i in args for name in self._types[i].symbols} | (used & self._symbols.keys())
+        names = {name for i in args for name in self.types[i].symbols} | (used & self._symbols.keys())
         dims = tuple(sorted(names))
         params = [*body.params, *map(self._symbol, dims)]
         body = tirx.PrimFunc(params, body.body, body.ret_type, body.attrs)
-        self._steps.append(Step(self._function(body, loops, label), node, args, dims))
+        self._made.add(args[-1])
+        self.steps.append(Step(self._function(body, loops, label), node, args, dims))
 
     def _function(self, body: Any, loops: Loops, label: str) -> str:
         """The name of the function with this body: an equal one's, if there is one."""
@@ -228,25 +265,6 @@ class Builder:
         same.append(Function(name, body, loops))
         self.functions[name] = same[-1]
         return name
-
-    def plan(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Plan:
-        """The plan of what was built, for these stored tensors."""
-        kept = {self.number(x) for x in outputs.values()}
-        slots = place_in_slots(self._types, self._views, tuple(self._steps), kept)
-
-        def placed(i: int) -> PlanTensor:
-            root = i
-            while root in self._views:
-                root = self._views[root]
-            place, key = self._places.get(root) or ("slot", slots[root])
-            return PlanTensor(self._types[i], place, key)
-
-        tensors = tuple(placed(i) for i in range(len(self._types)))
-
-        def numbered(side: Mapping[str, Tensor]) -> dict[str, int]:
-            return {name: self.number(x) for name, x in side.items()}
-
-        return Plan(tensors, tuple(self._steps), numbered(inputs), numbered(outputs))
 
     # Expressions
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.types import DType
+from cnnc.memory import ALIGNMENT
 from cnnc_tvm.ffi import import_runtime
 from cnnc_tvm.plan import Step
 
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-_ALIGNMENT = 64  # of all tensors, which generated code relies on
 _DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
 
 
@@ -33,9 +33,12 @@ class CpuDevice:
         self._view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
 
     def memory(self, size: int) -> Array:
-        whole = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % _ALIGNMENT
+        whole = np.empty(size + ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % ALIGNMENT
         return whole[start : start + size]
+
+    def part(self, memory: Array, start: int, size: int) -> Array:
+        return memory[start : start + size]
 
     def view(self, memory: Array, shape: tuple[int, ...], dtype: DType) -> Any:
         return self._view(self._ffi.from_dlpack(memory), self._ffi.Shape(shape), self._ffi.dtype(_DTYPES[dtype]), 0)

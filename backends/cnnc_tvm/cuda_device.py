@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Mapping
 from ctypes import byref, c_int, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cnnc.diagnostics import CnncError, error
@@ -48,13 +49,20 @@ class Driver:
         self("cuCtxSetCurrent", self._context)
 
 
+@dataclass(frozen=True)
 class Memory:
-    """A piece of the GPU's memory, freed with this object."""
+    """A piece of the GPU's memory, and what keeps it from being freed."""
 
-    def __init__(self, driver: Driver, size: int) -> None:
-        self.address = c_void_p()
-        driver("cuMemAlloc_v2", byref(self.address), c_size_t(max(size, 1)))
-        weakref.finalize(self, driver, "cuMemFree_v2", self.address)
+    address: c_void_p
+    whole: Memory | None = None
+
+    @staticmethod
+    def make(driver: Driver, size: int) -> Memory:
+        """New memory, freed with the last piece of it."""
+        memory = Memory(c_void_p())
+        driver("cuMemAlloc_v2", byref(memory.address), c_size_t(max(size, 1)))
+        weakref.finalize(memory, driver, "cuMemFree_v2", memory.address)
+        return memory
 
 
 class CudaDevice:
@@ -72,7 +80,10 @@ class CudaDevice:
                         help="compile it for this GPU: `--arch sm_NN`") from e  # fmt: skip
 
     def memory(self, size: int) -> Memory:
-        return Memory(self._driver, size)
+        return Memory.make(self._driver, size)
+
+    def part(self, memory: Memory, start: int, size: int) -> Memory:
+        return Memory(c_void_p((memory.address.value or 0) + start), memory)
 
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Memory:
         return memory

@@ -17,9 +17,17 @@ from cnnc.ir.types import DType
 from cnnc.ops.fused import chain
 from cnnc.target import Rules
 from cnnc_tvm import (
-    rules_dense, rules_dense_cpu, rules_detection, rules_norm, rules_pointwise, rules_pool, rules_roi, rules_shape,
+    rules_dense,
+    rules_dense_cpu,
+    rules_detection,
+    rules_norm,
+    rules_pointwise,
+    rules_pool,
+    rules_roi,
+    rules_shape,
 )  # fmt: skip
 from cnnc_tvm.builder import Builder, Function, Tensor, loaded, stored
+from cnnc_tvm.placing import place
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.rules import Rule
 
@@ -59,7 +67,7 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
     """The graph by these rules. CnncError E0601 for ops without a rule, E0999 where a rule fails."""
     rules.check(graph)
     b = Builder(weights)
-    values: dict[Value, Tensor] = {x: b.input(x.name, x.type) for x in graph.inputs}
+    values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())
     for node in graph.nodes:
@@ -67,15 +75,16 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
         try:
             lowered = _fused if isinstance(node.op, ops.Fused) else _result
             result = lowered(b, node, values, rules)
-            values[node] = result if len(graph.users[node]) == 1 and node not in wanted else b.store(result)
+            alone = len(graph.users[node]) == 1 or result.within
+            values[node] = result if alone and node not in wanted else b.store(result)
         except CnncError:
             raise
         except Exception as e:  # whatever TVM raises: its own words are no use to the author of a model
             raise at_node("E0999", f"lowering `{node.op}` failed: {first_line(e)}", node) from e
-    plan = b.plan(inputs, {name: values[x] for name, x in graph.outputs.items()})
+    functions, plan = place(b, inputs, {name: values[x] for name, x in graph.outputs.items()})
     read = {*plan.outputs.values(), *(i for step in plan.steps for i in step.args)}
-    used = {plan.tensors[i].key for i in read}
-    return Lowered(b.functions, plan, {name: array for name, array in b.constants.items() if name in used})
+    used = {plan.tensors[i].memory for i in read}
+    return Lowered(functions, plan, {name: array for name, array in b.constants.items() if name in used})
 
 
 def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
@@ -105,14 +114,17 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
 
 
 def _operands(b: Builder, node: Node, values: dict[Value, Tensor]) -> list[Tensor]:
-    """The operands, stored where the node cannot take their expressions into its own: two reductions never meet."""
+    """The operands, stored where the node cannot take their expressions into its own: two reductions never meet.
+
+    A slice of a stored tensor is read where it lies.
+    """
     found: list[Tensor] = []
     reduces = False
     for x in reversed(node.inputs):  # of several convolutions under a sum the last is taken in
         value = values[x]
         pointwise = type(node.op) in POINTWISE and value.type.shape == node.type.shape
         moving = type(node.op) in MOVING and not value.reduces
-        if not (pointwise or moving) or (value.reduces and reduces):
+        if not (pointwise or moving or value.within) or (value.reduces and reduces):
             value = values[x] = b.store(value)
         reduces |= value.reduces
         found.insert(0, value)

@@ -8,32 +8,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from cnnc.diagnostics import error
 from cnnc.ir.dim import Dim, evaluate, parse_dim
 from cnnc.ir.op import MAX_ELEMENTS
 from cnnc.ir.types import TensorType
+from cnnc.memory import Arena, Block, pack
 
-Place: TypeAlias = Literal["input", "weight", "slot"]
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where in a larger tensor, of `size` along `axis`, one begins that is joined with others."""
+
+    axis: int
+    start: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor and where it lies: in an input or a weight (by name), or in a slot of scratch memory (by number).
+    """A tensor and where it lies: in the memory of a weight, by its name, or in a block of the arena, by its number.
 
-    Several tensors may lie in one slot, at different times or, as views, at once.
+    Several tensors may lie in one block: one after the other, as views, or as parts.
     """
 
     type: TensorType
-    place: Place
-    key: str | int
+    memory: str | int
+    part: Part | None = None
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The shape of the memory: of a part that of the whole."""
+        if (part := self.part) is None:
+            return self.type.shape
+        return (*self.type.shape[: part.axis], part.size, *self.type.shape[part.axis + 1 :])
+
+
+def part_names(arg: int) -> tuple[str, str]:
+    """The names of a function's parameters for the size of the whole and the start of an argument that is a part."""
+    return f"__size{arg}", f"__start{arg}"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A call of `function` on the tensors `args`, the result last, and then on the values of the symbols `dims`."""
+    """A call of `function` on the tensors `args`, the result last, and then on the values of the names `dims`: symbols,
+    and the numbers of parts."""
 
     function: str
     node: str
@@ -56,28 +77,35 @@ class Plan:
     """`inputs` and `outputs` name tensors by position in `tensors`; `kernels` is empty where functions are called."""
 
     tensors: tuple[Tensor, ...]
+    blocks: tuple[Block, ...]
     steps: tuple[Step, ...]
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
 
-    def slot_sizes(self, dims: Mapping[str, int]) -> dict[int, int]:
-        """Bytes of each slot: those of its largest tensor. CnncError E0502 where a tensor has too many elements."""
-        sizes: dict[int, int] = {}
+    def arena(self, dims: Mapping[str, int]) -> Arena:
+        """Where the blocks lie for these sizes. CnncError E0502 where a tensor has too many elements."""
         for tensor in self.tensors:
-            if isinstance(tensor.key, int):
-                elements = evaluate(tensor.type.size, dims)
-                if elements >= MAX_ELEMENTS:
-                    given = ", ".join(f"{name}={value}" for name, value in dims.items())
-                    raise error(
-                        "E0502", f"{tensor.type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
-                    )
-                sizes[tensor.key] = max(sizes.get(tensor.key, 0), elements * tensor.type.dtype.size)
-        return sizes
+            elements = evaluate(tensor.type.size, dims)
+            if elements >= MAX_ELEMENTS:
+                given = ", ".join(f"{name}={value}" for name, value in dims.items())
+                message = f"{tensor.type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
+                raise error("E0502", message)
+        return pack(self.blocks, dims)
+
+    def values(self, step: Step, dims: Mapping[str, int]) -> dict[str, int]:
+        """The values of a step's `dims`."""
+        values = dict(dims)
+        for i, arg in enumerate(step.args):
+            if (part := self.tensors[arg].part) is not None:
+                size, start = part_names(i)
+                values |= {size: part.size, start: part.start}
+        return values
 
     def to_json(self) -> bytes:
         data = {
-            "tensors": [[str(x.type), x.place, x.key] for x in self.tensors],
+            "tensors": [[str(x.type), x.memory, x.part and list(astuple(x.part))] for x in self.tensors],
+            "blocks": [[str(x.bytes), x.first, x.last] for x in self.blocks],
             "steps": [[s.function, s.node, list(s.args), list(s.dims)] for s in self.steps],
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
@@ -93,7 +121,8 @@ class Plan:
         """The plan that `to_json` wrote."""
         data = json.loads(text)
         return Plan(
-            tuple(Tensor(TensorType.parse(type), place, key) for type, place, key in data["tensors"]),
+            tuple(Tensor(TensorType.parse(type), place, part and Part(*part)) for type, place, part in data["tensors"]),
+            tuple(Block(parse_dim(size), first, last) for size, first, last in data["blocks"]),
             tuple(Step(f, node, tuple(args), tuple(dims)) for f, node, args, dims in data["steps"]),
             data["inputs"],
             data["outputs"],
@@ -105,38 +134,3 @@ def _kernel(data: Mapping[str, Any]) -> Kernel:
     x, y, z = map(parse_dim, data["grid"])
     a, b, c = data["block"]
     return Kernel(tuple(data["args"]), (x, y, z), (a, b, c))
-
-
-def place_in_slots(
-    tensors: list[TensorType], views: Mapping[int, int], steps: tuple[Step, ...], kept: set[int]
-) -> dict[int, int]:
-    """A slot for each tensor that steps write, such that no two tensors alive at once share one.
-
-    `views` maps a tensor to the one whose memory it is; `kept` are read after the last step. A freed slot goes to the
-    tensor nearest to it in size, symbols taken as 64 (any choice is correct: a slot is as large as its largest tensor).
-    """
-
-    def root(i: int) -> int:
-        while i in views:
-            i = views[i]
-        return i
-
-    last = {root(i): step for step, s in enumerate(steps) for i in s.args}
-    last.update((root(i), len(steps)) for i in kept)
-    slots: dict[int, int] = {}
-    sizes: dict[int, int] = {}  # of slots, as they stand
-    free: set[int] = set()
-    for step, s in enumerate(steps):
-        made = root(s.args[-1])
-        size = _nominal_bytes(tensors[made])
-        if made not in slots:
-            slot = min(free, key=lambda i: (abs(sizes[i] - size), i), default=len(sizes))
-            free.discard(slot)
-            slots[made] = slot
-            sizes[slot] = max(sizes.get(slot, 0), size)
-        free.update(slots[i] for i in {root(i) for i in s.args} if i in slots and last[i] == step)
-    return slots
-
-
-def _nominal_bytes(x: TensorType) -> int:
-    return evaluate(x.bytes, dict.fromkeys(x.symbols, 64))

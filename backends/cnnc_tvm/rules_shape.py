@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from tvm import te, tirx
 
@@ -20,6 +22,8 @@ def replaced(index: tuple[Expr, ...], axis: int, value: Expr) -> tuple[Expr, ...
 
 @rule(ops.Concat)
 def _(b: Builder, op: ops.Concat, out: TensorType, *xs: Tensor) -> Tensor:
+    if all(isinstance(x.type.shape[op.axis], int) for x in xs) and any(map(b.is_made, xs)):
+        return b.join(out, op.axis, xs)
     starts: list[Dim] = [0]
     for x in xs:
         starts.append(starts[-1] + x.type.shape[op.axis])
@@ -42,7 +46,8 @@ def _(b: Builder, op: ops.Flatten | ops.Reshape, out: TensorType, x: Tensor) -> 
 @rule(ops.Slice)
 def _(b: Builder, op: ops.Slice, out: TensorType, x: Tensor) -> Tensor:
     start, _ = op.bounds(x.type)
-    return b.moves(out, lambda *i: x[replaced(i, op.axis, i[op.axis] * op.step + start)])
+    part = b.moves(out, lambda *i: x[replaced(i, op.axis, i[op.axis] * op.step + start)])
+    return replace(part, within=x.within or x.loops is None)
 
 
 @rule(ops.Take)

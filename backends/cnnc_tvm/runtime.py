@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
 from cnnc.target import Port, Program, numpy_dtype
-from cnnc_tvm.plan import Plan, Step
+from cnnc_tvm.plan import Plan, Step, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -30,6 +30,9 @@ class Device(Protocol):
 
     def memory(self, size: int) -> Memory:
         """That many bytes of memory, which live as long as the value does."""
+
+    def part(self, memory: Memory, start: int, size: int) -> Memory:
+        """That many of its bytes, from `start` on."""
 
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> View:
         """The memory as a tensor."""
@@ -51,7 +54,7 @@ class _Frame:
 
     dims: Mapping[str, int]
     memory: Mapping[int, Memory]
-    """Of tensors, by position."""
+    """Of the inputs and outputs, by position."""
     calls: list[Callable[[], object]]
 
 
@@ -114,22 +117,22 @@ class TvmProgram(Program):
         return self._frame
 
     def _new_frame(self, dims: Mapping[str, int]) -> _Frame:
-        slots = {slot: self._device.memory(size) for slot, size in self.plan.slot_sizes(dims).items()}
-        memory: dict[int, Memory] = {}
-        views: dict[int, View] = {}
-        used = {i for step in self.plan.steps for i in step.args}
-        used |= {*self.plan.inputs.values(), *self.plan.outputs.values()}
-        by_input: dict[str | int, Memory] = {}
-        for i in sorted(used):
-            tensor = self.plan.tensors[i]
-            shape = tuple(evaluate(dim, dims) for dim in tensor.type.shape)
-            if tensor.place == "weight":
-                memory[i] = self._weights[str(tensor.key)]
-            elif tensor.place == "slot":
-                memory[i] = slots[int(tensor.key)]
-            else:
-                size = evaluate(tensor.type.bytes, dims)
-                memory[i] = by_input.setdefault(tensor.key, self._device.memory(size))
-            views[i] = self._device.view(memory[i], shape, tensor.type.dtype)
-        calls = [self._device.call(step, [views[i] for i in step.args], dims) for step in self.plan.steps]
-        return _Frame(dims, memory, calls)
+        plan, arena = self.plan, self.plan.arena(dims)
+        whole = self._device.memory(arena.size)
+        blocks = [
+            self._device.part(whole, start, evaluate(block.bytes, dims))
+            for start, block in zip(arena.offsets, plan.blocks, strict=True)
+        ]
+
+        def memory(x: Tensor) -> Memory:
+            return self._weights[x.memory] if isinstance(x.memory, str) else blocks[x.memory]
+
+        def view(x: Tensor) -> View:
+            return self._device.view(memory(x), tuple(evaluate(dim, dims) for dim in x.shape), x.type.dtype)
+
+        calls = []
+        for step in plan.steps:
+            args = [view(plan.tensors[i]) for i in step.args]
+            calls.append(self._device.call(step, args, plan.values(step, dims)))
+        ports = {i: memory(plan.tensors[i]) for i in (*plan.inputs.values(), *plan.outputs.values())}
+        return _Frame(dims, ports, calls)

@@ -36,19 +36,21 @@ def summary(place: Place, settings: Settings, depth: int | None, as_json: bool) 
     """Show the layers, their shapes and what they cost.
 
     For each layer: shape, parameters, multiply-accumulates, bytes of its result, receptive field. Counts are for the
-    whole batch: `4.09 G*N` is 4.09 G for each image.
+    whole batch: `4.09 G*N` is 4.09 G for each image. What is planned is the memory for all results, where they may be
+    written over what is no longer needed, and into the result of a concatenation.
     """
     from cnnc import analysis
 
     graph = load(place, settings)
     rows = analysis.table(graph)
-    peak = analysis.peak_bytes(graph)
+    peak, planned = analysis.peak_bytes(graph), analysis.planned_bytes(graph)
     totals = {
         "params": analysis.params(graph),
         "macs": analysis.macs(graph),
         "weight_bytes": analysis.weight_bytes(graph),
         "activation_bytes": analysis.activation_bytes(graph),
         "peak_bytes": peak,
+        "planned_bytes": planned,
     }
     if as_json:
         print_json(
@@ -67,7 +69,8 @@ def summary(place: Place, settings: Settings, depth: int | None, as_json: bool) 
     click.echo(f"{totals['params']:,} parameters, {size_text(analysis.weight_bytes(graph))} of weights")
     click.echo(f"{_count(analysis.macs(graph))} multiply-accumulates")
     most = "" if peak is None else f", at most {_bytes(peak)} at one time"
-    click.echo(f"{_bytes(analysis.activation_bytes(graph))} of results{most}")
+    plan = "" if planned is None else f"; planned: {_bytes(planned)}"
+    click.echo(f"{_bytes(analysis.activation_bytes(graph))} of results{most}{plan}")
 
 
 def _print_head(graph: Graph) -> None:
