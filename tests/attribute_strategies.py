@@ -105,11 +105,18 @@ def dependent(draw: Draw, cls: type[Op], operands: Sequence[TensorType]) -> dict
             return {"scale": draw(st.sampled_from([1.0, 0.5]))}  # regions of a size that holds something
         case "pad":
             return {"pad": draw(_sides(2))}
+        case "softmax" | "log_softmax":
+            return {"axis": draw(st.sampled_from([axis for axis in range(1, x.rank) if size(x, axis) > 1]))}
+        case "layer_norm":
+            several = [axis for axis in range(1, x.rank) if prod(sizes(x)[axis - 1 :]) > 1]
+            return {"axis": draw(st.sampled_from(several))}
+        case "group_norm":
+            return {"groups": draw(_divisors(size(x, 1)).filter(lambda groups: prod(sizes(x)) > groups))}
         case "cast":
-            return {"dtype": DType.F32}  # types of 16 bits have tests of their own
+            return {"dtype": draw(st.sampled_from([DType.F32, x.dtype]))}
         case "constant":
             shape = draw(st.sampled_from([(), sizes(x)[-1:], (size(x, 1), *[1] * (x.rank - 2))]))
-            return {"shape": shape, "values": _list(draw, [0.5, 1.0, -1.0, 2.0], prod(shape)), "dtype": DType.F32}
+            return {"shape": shape, "values": _list(draw, [0.5, 1.0, -1.0, 2.0], prod(shape)), "dtype": x.dtype}
         case _:
             return {}
 

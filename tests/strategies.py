@@ -1,42 +1,42 @@
 """Hypothesis strategies of random networks, built from the op registry.
 
-`cases()` draws a well-typed graph with a symbolic batch, a batch size and a seed for its weights and inputs. Operands
-are those that an op's `infer` accepts; the tables below hold what it does not say, such as what keeps numbers finite.
-A falsified case prints as IR text and as `.cnn` text.
+`cases()` draws a well-typed graph with a symbolic batch, and sometimes symbolic rows and columns, their sizes, and a
+seed for its weights and inputs. A falsified case prints as IR text and as `.cnn` text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-from hypothesis import reject
+import numpy as np
 from hypothesis import strategies as st
 
-from attribute_strategies import Draw, draw_attributes, size, sizes
-from cnnc import ops
-from cnnc.ir.attrs import AttrError
+from attribute_strategies import Draw
+from cnnc import ops, verification
+from cnnc.ir import bind
 from cnnc.ir.dim import Sym
-from cnnc.ir.graph import Graph, Input, Node, Param, Value
-from cnnc.ir.op import Op, OpError, operands_of, registry
+from cnnc.ir.graph import Graph, Input, Node, Param, keep
+from cnnc.ir.op import Op, OpError, registry
 from cnnc.ir.text import to_text
-from cnnc.ir.types import TensorType
-from cnnc.ops.elementwise import Merge
-from cnnc_numpy.rules import rule as numpy_rule
+from cnnc.ir.types import DType
+from cnnc_numpy.evaluator import evaluate
+from growing import Attributes, Growing
 from numerics import Array, random_inputs, random_weights
 
-T = TypeVar("T")
-N = Sym.of("N")
-Attributes: TypeAlias = Mapping[str, object]
+ATTEMPTS = 8
+"""Inputs that are tried for a case, so that its comparison shows something."""
 
-MAX_ELEMENTS = 2_000
-"""Elements of a sample that a node may have; larger ones are not drawn upon."""
-
-OPS = tuple(cls for cls in registry().values() if cls in numpy_rule)
-"""The ops whose values can be computed."""
+UNDRAWN: Mapping[type[Op], str] = {
+    ops.Fused: "the optimiser makes it; the language does not have it",
+    ops.Anchors: "boxes are made for one another, in one order of steps: the detectors of models/ have them",
+    ops.Decode: "as anchors", ops.ClipBoxes: "as anchors", ops.Nms: "as anchors", ops.Top: "as anchors",
+    ops.RoiAlignPyramid: "as anchors",
+}  # fmt: skip
+"""The ops that no random network has, and why."""
+OPS = tuple(cls for cls in registry().values() if cls not in UNDRAWN)
 HOMOGENEOUS: tuple[type[Op], ...] = (
     ops.Conv, ops.Deconv, ops.Linear, ops.Relu, ops.LeakyRelu, ops.Prelu, ops.Abs, ops.Neg, ops.Dropout, ops.MaxPool,
     ops.AvgPool, ops.GlobalAvgPool, ops.GlobalMaxPool, ops.AdaptiveAvgPool, ops.Add, ops.Sub, ops.Maximum, ops.Minimum,
@@ -45,60 +45,77 @@ HOMOGENEOUS: tuple[type[Op], ...] = (
 )  # fmt: skip
 """Ops with f(2^k x) = 2^k f(x) in every bit, where they have no bias."""
 
-IMAGES: tuple[type[Op], ...] = (
-    ops.Conv, ops.Deconv, ops.Local, ops.MaxPool, ops.AvgPool, ops.L2Pool, ops.AdaptiveAvgPool, ops.GlobalAvgPool,
-    ops.GlobalMaxPool, ops.Unpool, ops.Lrn, ops.Pad, ops.ChannelShuffle, ops.PixelShuffle, ops.Upsample, ops.Resize,
-    ops.Crop, ops.RoiPool, ops.RoiAlign,
-)  # fmt: skip
-REGIONS: tuple[type[Op], ...] = (ops.RoiPool, ops.RoiAlign)
-FEATURES: tuple[type[Op], ...] = (ops.Linear, ops.Rbf)
-GROWING: tuple[type[Op], ...] = (ops.Pad, ops.Upsample, ops.Resize, ops.Deconv, ops.AdaptiveAvgPool, ops.Concat)
-"""Ops that may make a tensor larger: not put on large ones."""
-
-refused: list[str] = []
-"""What ops said of the attributes drawn for them: a test holds this to 1% of the networks."""
-
-BOUNDED: Mapping[type[Op], int] = {
-    ops.Exp: 0, ops.Mul: 0, ops.MatMul: 0, ops.Rbf: 0, ops.Log: 0, ops.Sqrt: 0, ops.Div: 1,
-}  # fmt: skip
-"""Which operand is bounded first (`clip` or `tanh`), so that values stay finite and do not grow without end."""
-POSITIVE: tuple[type[Op], ...] = (ops.Log, ops.Sqrt, ops.Div)
-"""Ops whose bounded operand must be positive too: a sigmoid follows."""
-
 
 @dataclass(frozen=True, repr=False)
 class Case:
-    """A random network: its graph, the size of its batch, and its weights and inputs by a seed."""
+    """A random network: its graph, the sizes of its symbolic dims, and its weights and inputs by a seed."""
 
     graph: Graph
-    batch: int
+    sizes: Mapping[str, int]
     seed: int
 
     @cached_property
     def weights(self) -> dict[str, Array]:
-        return random_weights(self.graph, self.seed)
+        """Of every fourth case some channels are pruned: the layers that read them have zeros for them."""
+        weights = random_weights(self.graph, self.seed)
+        if self.seed % 4 == 3:
+            for array in weights.values():
+                if array.ndim > 1 and array.shape[1] > 1:
+                    array[:, self.seed % array.shape[1]] = 0
+        return weights
 
     @cached_property
     def inputs(self) -> dict[str, Array]:
-        return random_inputs(self.graph, self.seed, N=self.batch)
+        """The first inputs drawn from the seed that the outputs depend on, in which no output is zero."""
+        tried = [self.other_inputs(k) for k in range(ATTEMPTS)]
+        return next((x for x in tried if self.shows(x)), tried[0])
+
+    @cached_property
+    def allowances(self) -> tuple[dict[str, Array], dict[str, float]]:
+        """The reference, and how far from it each output of a correct program may be."""
+        case = verification.Case(bind(self.graph, self.sizes), self.weights, self.inputs)
+        return verification.reference(case), verification.network_bounds(case)
+
+    def other_inputs(self, k: int, **sizes: int) -> dict[str, Array]:
+        """The k-th inputs drawn from the seed, of other sizes where some are given."""
+        inputs = random_inputs(self.graph, self.seed + 1000 * k, **{**self.sizes, **sizes})
+        if (rois := inputs.get("rois")) is not None:  # x1, y1, x2, y2 in an image of up to 12 x 12, or a little outside
+            corner, extent = 3 * np.abs(rois[..., :2]), 1 + 4 * np.abs(rois[..., 2:])
+            inputs["rois"] = np.concatenate([corner - 1, corner + extent], -1).astype(rois.dtype)
+        return inputs
+
+    def shows(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether every output is finite, not zero everywhere, and differs somewhere from that of other inputs."""
+        first, second = (evaluate(self.graph, self.weights, x) for x in (inputs, self.other_inputs(ATTEMPTS)))
+        return all(np.isfinite(x).all() and x.any() and (x != second[name]).any() for name, x in first.items())
 
     def __repr__(self) -> str:
-        return f"N={self.batch}, seed={self.seed} of\n{to_text(self.graph)}\n{to_cnn(self.graph)}"
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+        return f"{sizes}, seed={self.seed} of\n{to_text(self.graph)}\n{to_cnn(self.graph)}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # how Hypothesis prints a falsified case
         printer.text(repr(self))
 
 
 @st.composite
-def cases(draw: Draw, of: Sequence[type[Op]] = OPS, fixed: Attributes | None = None) -> Case:
-    """Networks of 2 to 8 nodes; `fixed` sets attributes by their Python names wherever an op has them."""
-    return Case(draw(graphs(of, fixed or {})), draw(st.integers(1, 3)), draw(st.integers(0, 1000)))
+def cases(
+    draw: Draw, of: Sequence[type[Op]] = OPS, fixed: Attributes | None = None, dtype: DType = DType.F32
+) -> Case:
+    """Networks of 2 to 8 nodes or a few more; `fixed` sets attributes by their Python names wherever an op has them."""
+    graph = draw(graphs(of, fixed or {}, dtype))
+    sizes = {"N": draw(st.integers(1, 3))}
+    if draw(st.integers(0, 3)) == 3:
+        _, _, rows, columns = graph.inputs[0].type.shape
+        for name, axis, size in (("H", 2, rows), ("W", 3, columns)):
+            if (wider := _with_symbol(graph, axis, name)) is not None and isinstance(size, int):
+                graph, sizes[name] = wider, size
+    return Case(graph, sizes, draw(st.integers(0, 1000)))
 
 
 @st.composite
-def graphs(draw: Draw, of: Sequence[type[Op]], fixed: Attributes) -> Graph:
+def graphs(draw: Draw, of: Sequence[type[Op]], fixed: Attributes, dtype: DType) -> Graph:
     """Graphs on one or two inputs; everything that nothing reads is an output, and sometimes another value is."""
-    growing = _Growing(draw, of, fixed)
+    growing = Growing(draw, of, fixed, dtype)
     count = draw(st.integers(2, 8))
     while len(growing.nodes) < count:
         growing.grow()
@@ -111,151 +128,17 @@ def graphs(draw: Draw, of: Sequence[type[Op]], fixed: Attributes) -> Graph:
     return Graph("Random", tuple(growing.inputs), {f"y{i}": node for i, node in enumerate(outputs)})
 
 
-class _Growing:
-    """A graph in the making. A step of its growth is one op, a common block of some, or an old block used again."""
+def _with_symbol(graph: Graph, axis: int, name: str) -> Graph | None:
+    """The graph with this axis of its images symbolic; None where an op needs to know its size."""
 
-    def __init__(self, draw: Draw, of: Sequence[type[Op]], fixed: Attributes) -> None:
-        self.draw, self.of, self.fixed = draw, of, fixed
-        ways = st.sampled_from([6, 1, 2, 5, 8, 9, 12])
-        shape = (N, draw(st.integers(1, 8)), draw(ways), draw(ways))
-        self.inputs = [Input("x0", TensorType(shape))]
-        if draw(st.integers(0, 3)) == 3:
-            self.inputs.append(Input("x1", TensorType(shape)))
-        self.nodes: list[Node] = []
-        self.constant: list[Node] = []
+    def widened(x: Input) -> Input:
+        shape = [Sym.of(name) if i == axis else dim for i, dim in enumerate(x.type.shape)]
+        return replace(x, type=x.type.with_shape(shape)) if x.type.rank == 4 else x
 
-    @property
-    def values(self) -> list[Value]:
-        """What ops may be put on, the latest first: batches, not too large."""
-        made: list[Value] = [x for x in reversed(self.nodes) if x not in self.constant and x.type.rank > 1]
-        return [x for x in [*made, *self.inputs] if x.name != "rois" and prod(sizes(x.type)) <= MAX_ELEMENTS]
-
-    def pick(self, items: Sequence[T]) -> T:
-        item: T = self.draw(st.sampled_from(items))
-        return item
-
-    def grow(self) -> None:
-        step = self.pick([self.any_op, self.any_op, self.any_op, self.merge, self.layer, self.residual, self.again])
-        step()
-
-    def any_op(self) -> None:
-        """An op of a family of ops: a choice from all would favour the large families."""
-        x = self.pick(self.values)
-        families: dict[str, list[type[Op]]] = {}
-        for cls in self.of:
-            if _fits(cls, x):
-                families.setdefault(cls.__module__, []).append(cls)
-        self.add(self.pick(self.pick(list(families.values()))), x)
-
-    def merge(self) -> None:
-        x = self.pick(self.values)
-        merges = (ops.Add, ops.Concat, ops.Mul, ops.Maximum)
-        self.add(self.pick([cls for cls in merges if cls in self.of and _fits(cls, x)]), x)
-
-    def layer(self) -> None:
-        """Convolution or linear layer, batch norm and activation, each of the last two half of the time."""
-        x = self.pick(self.values)
-        x = self.add(self.pick([ops.Conv, ops.Deconv]) if x.type.rank == 4 else ops.Linear, x)
-        for cls in (ops.BatchNorm, ops.Relu):
-            if cls in self.of and self.draw(st.booleans()):
-                x = self.add(cls, x)
-
-    def residual(self) -> None:
-        """x plus a convolution of x, then relu."""
-        x = self.pick(self.values)
-        if x.type.rank == 4:
-            kernel = self.pick([1, 3])
-            conv = ops.Conv(size(x.type, 1), (kernel, kernel), pad="half", bias=bool(self.fixed.get("bias", True)))
-            self.node(ops.Relu(), self.node(ops.Add(), self.node(conv, x), x))
-        else:
-            self.layer()
-
-    def again(self) -> None:
-        """A node with weights once more, with the same weights, on another value it can take."""
-        made = [node for node in self.nodes if node.params]
-        same = [(node, x) for node in made for x in self.values if x.type == node.inputs[0].type]
-        pairs = [(node, x) for node, x in same if x is not node.inputs[0]]
-        if pairs:
-            node, x = self.pick(pairs)
-            self.node(node.op, x, params=node.params)
-        else:
-            self.any_op()
-
-    def add(self, cls: type[Op], x: Value) -> Node:
-        """An op of this class on x: what must come before it, its attributes, its other operands."""
-        if cls in FEATURES and x.type.rank != 2:
-            x = self.node(ops.Flatten(), x)
-        operands = [x, *self.partners(cls, x)]
-        if cls in BOUNDED:
-            bounded = self.node(self.pick([ops.Clip(-4, 4), ops.Tanh()]), operands[BOUNDED[cls]])
-            operands[BOUNDED[cls]] = self.node(ops.Sigmoid(), bounded) if cls in POSITIVE else bounded
-        values = draw_attributes(self.draw, cls, [y.type for y in operands])
-        values |= {name: value for name, value in self.fixed.items() if name in values}
-        if cls is ops.Unpool:
-            operands = [self.node(ops.MaxPool(**values), x), x]
-        try:
-            return self.node(cls(**values), *([] if cls is ops.Constant else operands))
-        except (AttrError, OpError) as e:
-            refused.append(str(e))
-            reject()
-
-    def partners(self, cls: type[Op], x: Value) -> list[Value]:
-        """Operands to go with x: values that the op, with its simplest attributes, takes beside it."""
-        takes = operands_of(cls)
-        if cls in REGIONS:
-            return [self.boxes()]
-        if cls is ops.Unpool or takes.most in (0, 1):
-            return []
-        count = self.draw(st.integers(takes.least, takes.most or 3)) - 1
-        if takes.most is None and cls is not ops.Concat:
-            count = max(count, 1)
-        probe = ops.Crop((0, 0)) if cls is ops.Crop else cls()
-        fitting = [y for y in [*self.values, *self.constant] if _takes(probe, x, y)]
-        arithmetic = issubclass(cls, Merge | ops.Sub | ops.Div)
-        if arithmetic and ops.Constant in self.of and self.draw(st.integers(0, 3)) == 3:
-            fitting = [self.add(ops.Constant, x)]
-        if cls is ops.Sub:  # x - x is 0 whatever x is
-            fitting = [y for y in fitting if y is not x] or [self.node(ops.Neg(), x)]
-        if cls is ops.MatMul and not fitting:
-            rank = x.type.rank
-            fitting = [self.node(ops.Transpose((*range(rank - 2), rank - 1, rank - 2)), x)]
-        return [self.pick(fitting) for _ in range(count)]
-
-    def boxes(self) -> Input:
-        """The input of regions of interest."""
-        for x in self.inputs:
-            if x.name == "rois":
-                return x
-        rois = Input("rois", TensorType((N, self.pick([1, 2]), 4)))
-        self.inputs.append(rois)
-        return rois
-
-    def node(self, op: Op, *operands: Value, params: Mapping[str, Param] | None = None) -> Node:
-        name = f"n{len(self.nodes)}"
-        node = Node.make(op, *operands, name=name) if params is None else Node(op, operands, params, name)
-        self.nodes.append(node)
-        if all(x in self.constant for x in operands):
-            self.constant.append(node)
-        return node
-
-def _fits(cls: type[Op], x: Value) -> bool:
-    """Whether ops of this class can be put on x."""
-    if cls is ops.Constant or (cls in IMAGES and x.type.rank != 4):
-        return False  # constants are made where another operand is wanted
-    if cls in REGIONS and x.type.shape[0] != N:
-        return False  # regions of regions
-    if cls in GROWING and prod(sizes(x.type)) > MAX_ELEMENTS // 8:
-        return False
-    return x.type.rank > 2 or cls not in (ops.InstanceNorm, ops.MatMul)
-
-
-def _takes(op: Op, *operands: Value) -> bool:
-    """Whether the op takes these operands and keeps the batch in front: [N, 5] broadcast with [N, 3, 1, 5] does not."""
     try:
-        out = op.result(*(x.type for x in operands))
+        return graph.rebuild(keep, tuple(map(widened, graph.inputs)))
     except OpError:
-        return False
-    return all(isinstance(dim, int) for dim in out.shape[1:])
+        return None
 
 
 def to_cnn(graph: Graph) -> str:

@@ -17,7 +17,7 @@ from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Node, Value
 from cnnc.passes import LEVELS, PASSES, Sweep
 from cnnc.target import targets
-from cnnc.verification import Expected, Reproducer, Setting, Verification, random_case, settings
+from cnnc.verification import NETWORK_TOLERANCE, Expected, Reproducer, Setting, Verification, random_case, settings
 from cnnc.verification.verify import first_wrong
 from cnnc_onnx.emit import rules as onnx_rules
 from conftest import Cli
@@ -308,7 +308,7 @@ def test_what_counts_as_a_mismatch() -> None:
     right = reference.values["y"].astype(np.float32)
     scale = np.abs(right).max()
     cases: list[tuple[Any, str]] = [
-        (right, ""), (right + scale * 9e-6, ""), (right + scale * 2e-5, "is wrong"),
+        (right, ""), (right + scale * 5e-7, ""), (right + scale * 4e-6, "is wrong"),
         (right[:1], "is float32[1, 3], not float32[2, 3]"),
         (right.astype(np.float64), "is float64[2, 3], not float32[2, 3]"),
         (np.where(right == right.max(), np.nan, right), "has NaN or Inf at other places"),
@@ -319,6 +319,27 @@ def test_what_counts_as_a_mismatch() -> None:
         assert agreement.mismatch == mismatch
     (missing,) = reference.compare({})
     assert missing.mismatch == "is missing, not float32[2, 3]"
+
+
+@pytest.mark.parametrize(
+    ("body", "least", "most"),
+    [
+        ("x -> relu", 1e-7, 2e-7), ("x -> linear(7)", 1e-7, 2e-6), ("x -> linear(50) -> relu -> linear(7)", 1e-6, 5e-6),
+        ("x -> (linear(30) -> tanh) * 12", NETWORK_TOLERANCE, NETWORK_TOLERANCE),
+    ],
+)  # fmt: skip
+def test_the_bound_grows_with_depth(body: str, least: float, most: float) -> None:
+    reference = expected(body)
+    got = {name: x.astype(np.float32) for name, x in reference.values.items()}
+    (agreement,) = reference.compare(got)
+    assert least <= agreement.bound <= most * (1 + 1e-9)
+
+
+def test_the_bound_of_a_large_case_is_not_derived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnc.verification.agreement.DERIVED_UP_TO", 41)
+    assert expected("x -> linear(7)").compare({})[0].bound == pytest.approx(NETWORK_TOLERANCE)  # 2*3*7 = 42
+    monkeypatch.setattr("cnnc.verification.agreement.DERIVED_UP_TO", 42)
+    assert expected("x -> linear(7)").compare({})[0].bound < NETWORK_TOLERANCE
 
 
 def test_nan_and_inf_of_the_reference_are_expected() -> None:
@@ -361,10 +382,10 @@ def test_biases_and_statistics_are_not_at_their_start() -> None:
 
 
 def test_a_pass_that_brings_a_fault_of_the_target_to_light(monkeypatch: pytest.MonkeyPatch) -> None:
-    scale = onnx_rules._rules[ops.Scale]
-    monkeypatch.setitem(onnx_rules._rules, ops.Scale, lambda op, e, x, weight, bias: scale(op, e, x, bias, weight))
     verification = Verification(random_case(cnnc.load("model M { input x: f32[N, 4, 5, 5] output y y = x -> b: bn }")))
     assert verification.check(Setting("onnx")).ok
+    scale = onnx_rules._rules[ops.Scale]
+    monkeypatch.setitem(onnx_rules._rules, ops.Scale, lambda op, e, x, weight, bias: scale(op, e, x, bias, weight))
     fault = verification.locate(verification.check(Setting("onnx", ON)))
     assert fault.message == "target `onnx` computes another value of `b` (bn)"
     assert fault.setting.passes[-1] == "fold_scale"

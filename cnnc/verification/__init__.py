@@ -12,12 +12,15 @@ to the first node that is wrong (`Verification.locate`). `Fault.write` makes a f
 """
 
 from cnnc.verification.agreement import NETWORK_TOLERANCE, Agreement, Expected, Place
-from cnnc.verification.case import Case, random_case, random_inputs, random_weights
+from cnnc.verification.case import Case, random_case, random_inputs, random_weights, reference
 from cnnc.verification.fault import Fault, Reproducer
+from cnnc.verification.network_bound import network_bounds
+from cnnc.verification.node_bound import bound_on, node_bound
 from cnnc.verification.setting import Setting, settings
 from cnnc.verification.verify import Outcome, Verification
 
 __all__ = [
     "NETWORK_TOLERANCE", "Agreement", "Case", "Expected", "Fault", "Outcome", "Place", "Reproducer", "Setting",
-    "Verification", "random_case", "random_inputs", "random_weights", "settings",
+    "Verification", "bound_on", "network_bounds", "node_bound", "random_case", "random_inputs", "random_weights",
+    "reference", "settings",
 ]  # fmt: skip

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cnnc import target
 from cnnc.diagnostics import error
+from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
-from cnnc.target import numpy_dtype
-from cnnc.verification.case import Case
+from cnnc.target import as_array, numpy_dtype, ports
+from cnnc.verification.case import Case, reference
+from cnnc.verification.network_bound import largest, network_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 
 NETWORK_TOLERANCE: Final = 1e-5
 """max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
-
-
-def reference(case: Case, *, exact: bool = True) -> dict[str, Array]:
-    """The outputs of a case in float64; unless `exact` with each value rounded to its element type."""
-    return target.reference(case.graph, case.weights, case.inputs, exact=exact)
+DERIVED_UP_TO: Final = 10**9
+"""Multiply-accumulates of a case up to which its own bound is derived, which takes some ten evaluations of it."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +56,29 @@ class Agreement:
 class Expected:
     """The float64 values of the outputs of a case, and the bound of each.
 
-    The bound is `NETWORK_TOLERANCE`. Where the graph has f16 or bf16 it is at least twice what rounding every value
-    to its element type does.
+    The bound is that of `network_bounds` and at most `NETWORK_TOLERANCE`; the latter alone for large cases, and with
+    `values`, which are given where they are known already. Where the graph has f16 or bf16 it is that tolerance, and at
+    least twice what rounding every value to its element type does.
     """
 
     def __init__(self, case: Case, values: Mapping[str, Array] | None = None) -> None:
-        """`values` are given where they are known already."""
         self._case = case
+        self._derived = values is None
         self.values = reference(case) if values is None else values
 
     @cached_property
     def bounds(self) -> dict[str, float]:
         """The absolute bound of each output."""
         graph = self._case.graph
-        bounds = {name: NETWORK_TOLERANCE * _size(value) for name, value in self.values.items()}
+        bounds = {name: NETWORK_TOLERANCE * largest(value) for name, value in self.values.items()}
         values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
         if any(x.type.dtype is not DType.F32 for x in values):
             rounded = reference(self._case, exact=False)
             for name, value in self.values.items():
                 delta = rounded[name].astype(np.float64) - value
-                bounds[name] = max(bounds[name], 2 * _size(delta))
+                bounds[name] = max(bounds[name], 2 * largest(delta))
+        elif self._derived and _macs(self._case) <= DERIVED_UP_TO:
+            bounds = {name: min(bounds[name], bound) for name, bound in network_bounds(self._case).items()}
         return bounds
 
     def check_varied(self) -> None:
@@ -94,7 +95,7 @@ class Expected:
         return tuple(self._agreement(name, outputs.get(name)) for name in self.values)
 
     def _agreement(self, name: str, got: Array | None) -> Agreement:
-        expected, scale = self.values[name], _size(self.values[name]) or 1.0
+        expected, scale = self.values[name], largest(self.values[name]) or 1.0
         bound, dtype = self.bounds[name], numpy_dtype(self._case.graph.outputs[name].type.dtype)
         if got is None or got.shape != expected.shape or got.dtype != dtype:
             what = "missing" if got is None else f"{got.dtype}{list(got.shape)}"
@@ -112,9 +113,12 @@ class Expected:
         return Agreement(name, error / scale, bound / scale, mismatch, _place(delta, expected, wide))
 
 
-def _size(values: Array) -> float:
-    """The largest finite absolute value."""
-    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+def _macs(case: Case) -> int:
+    """The multiply-accumulates of one run on the inputs of the case."""
+    dims: dict[str, int] = {}
+    for port in ports(case.graph)[0]:
+        as_array(case.inputs[port.name], port, dims)
+    return sum(evaluate(node.macs, dims) for node in case.graph.nodes)
 
 
 def _place(where: Array, expected: Array, got: Array) -> Place | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cnnc import target
 from cnnc.diagnostics import error
 from cnnc.ir.dim import evaluate, symbols
 from cnnc.ir.graph import Graph, Node
@@ -33,6 +34,11 @@ class Case:
         """The same up to one node, the only output."""
         graph = self.graph.with_outputs({node.name: node})
         return Case(graph, {name: self.weights[name] for name in graph.params}, self.inputs)
+
+
+def reference(case: Case, *, exact: bool = True) -> dict[str, Array]:
+    """The outputs of a case in float64; unless `exact` with each value rounded to its element type."""
+    return target.reference(case.graph, case.weights, case.inputs, exact=exact)
 
 
 def random_case(graph: Graph, weights: Weights | None = None, seed: int = 0) -> Case:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from cnnc.ir.graph import Graph, Input, Node, Value
 from cnnc.ir.types import TensorType
 from cnnc.target import numpy_dtype
-from cnnc.verification.agreement import reference
-from cnnc.verification.case import Case
+from cnnc.verification.case import Case, reference
 
 
 def around(case: Case, node: Node, depth: int) -> Case:
