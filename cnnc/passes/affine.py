@@ -73,23 +73,37 @@ def check_changeable(layer: Node, sweep: Sweep) -> None:
         raise Refusal(f"scaled weights would be rounded to {layer.type.dtype} again")
 
 
-def weight_and_bias(layer: Node, sweep: Sweep) -> tuple[Array, Array]:
-    """The parameters of a layer in float64; a bias of [0] where it has none."""
+def bias_of(layer: Node, sweep: Sweep) -> Array:
+    """The bias of a layer in float64; [0] where it has none."""
     import numpy as np
 
-    return sweep.array(layer, "weight"), sweep.array(layer, "bias") if "bias" in layer.params else np.zeros(1)
+    return sweep.array(layer, "bias") if "bias" in layer.params else np.zeros(1)
 
 
-def per_output(values: Array, op: Layer, shape: Sequence[int]) -> Array:
-    """`values`, one for each output channel, shaped to multiply weights of this shape."""
-    return _second(values, op.groups, shape) if isinstance(op, ops.Deconv) else _first(values, shape)
+def scaled(layer: Node, factor: Array, sweep: Sweep) -> Array:
+    """The weights of a layer times `factor`, which has their rank, as they are stored in f32.
+
+    The products are computed in float64 a few at a time: a network has more weights than fit in a cache.
+    """
+    import numpy as np
+
+    weight = sweep.weights[layer.params["weight"].name]
+    with np.errstate(all="ignore"):
+        return np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
 
 
-def per_input(values: Array, op: Layer, shape: Sequence[int]) -> Array:
-    """`values`, one for each input channel, shaped to multiply weights of this shape."""
-    if isinstance(op, ops.Deconv):
+def per_output(values: Array, layer: Node) -> Array:
+    """`values`, one for each output channel of a conv, deconv or linear, shaped to multiply its weights."""
+    shape = _weight_shape(layer)
+    return _second(values, layer.op.groups, shape) if isinstance(layer.op, ops.Deconv) else _first(values, shape)
+
+
+def per_input(values: Array, layer: Node) -> Array:
+    """`values`, one for each input channel of a conv, deconv or linear, shaped to multiply its weights."""
+    shape = _weight_shape(layer)
+    if isinstance(layer.op, ops.Deconv):
         return _first(values, shape)
-    return _second(values, op.groups if isinstance(op, ops.Conv) else 1, shape)
+    return _second(values, layer.op.groups if isinstance(layer.op, ops.Conv) else 1, shape)
 
 
 def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias: Array, sweep: Sweep) -> Node:
@@ -110,7 +124,7 @@ def check_finite(node: Node, *arrays: Array) -> None:
     import numpy as np
 
     with np.errstate(all="ignore"):
-        if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+        if not all(np.isfinite(np.asarray(array, np.float32)).all() for array in arrays):
             raise Refusal(f"the new weights of `{node.name}` would not be finite")
 
 
@@ -137,6 +151,10 @@ def _numbers(x: Value, of: TensorType) -> Array:
     assert isinstance(of.shape[1], int)
     stored: Array = np.asarray(x.op.values, np.float32).astype(np.float64)
     return np.broadcast_to(stored, (of.shape[1],))
+
+
+def _weight_shape(layer: Node) -> tuple[int, ...]:
+    return tuple(size for size in layer.params["weight"].type.shape if isinstance(size, int))
 
 
 def _first(values: Array, shape: Sequence[int]) -> Array:

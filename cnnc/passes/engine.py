@@ -170,7 +170,7 @@ class Sweep:
 
     def param(self, name: str, value: Array, like: Param) -> Param:
         """A new parameter with this value, rounded to the element type of `like`."""
-        array = value.astype(self.weights[like.name].dtype)
+        array = value.astype(self.weights[like.name].dtype, copy=False)
         self.weights[name] = array
         return Param(name, TensorType(array.shape, like.type.dtype), like.init, like.trainable)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, check_changeable, operand, per_output, refit, weight_and_bias
+from cnnc.passes.affine import affine, bias_of, check_changeable, operand, per_output, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -29,9 +29,8 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the result of `{layer.name}` is read elsewhere too")
     check_changeable(layer, sweep)
     scale, shift = affine(node, sweep)
-    weight, bias = weight_and_bias(layer, sweep)
-    scaled = weight * per_output(scale, layer.op, weight.shape)
-    return refit(layer.op, layer, layer.inputs, scaled, scale * bias + shift, sweep)
+    weight, bias = scaled(layer, per_output(scale, layer), sweep), scale * bias_of(layer, sweep) + shift
+    return refit(layer.op, layer, layer.inputs, weight, bias, sweep)
 
 
 FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer,), level=2)

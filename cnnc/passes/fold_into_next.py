@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, check_changeable, operand, per_input, refit, weight_and_bias
+from cnnc.passes.affine import affine, bias_of, check_changeable, operand, per_input, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -36,12 +36,12 @@ def into_next(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the result of `{before.name}` is read elsewhere too")
     check_changeable(node, sweep)
     scale, shift = affine(before, sweep)
-    weight, bias = weight_and_bias(node, sweep)
+    bias = bias_of(node, sweep)
     if shift.any():
         _check_shift(node, before)
-        over = tuple(range(1, weight.ndim))
-        bias = bias + (weight * per_input(shift, node.op, weight.shape)).sum(over)
-    return refit(node.op, node, (x,), weight * per_input(scale, node.op, weight.shape), bias, sweep)
+        terms = sweep.array(node, "weight") * per_input(shift, node)
+        bias = bias + terms.sum(tuple(range(1, terms.ndim)))
+    return refit(node.op, node, (x,), scaled(node, per_input(scale, node), sweep), bias, sweep)
 
 
 def _check_shift(layer: Node, before: Node) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import check_changeable, per_input, refit, weight_and_bias
+from cnnc.passes.affine import bias_of, check_changeable, per_input, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def _folded(layer: Node, before: Node, sweep: Sweep) -> Node:
     channels = x.type.shape[1]
     assert isinstance(channels, int)
     mean = np.broadcast_to(np.asarray(before.op.mean, np.float32).astype(np.float64), channels)
-    weight, bias = weight_and_bias(layer, sweep)
-    weight = weight / per_input(np.broadcast_to(before.op.std, channels), op, weight.shape)
-    rounded = weight.astype(np.float32).astype(np.float64)
-    shifted = bias - (rounded * per_input(mean, op, weight.shape)).sum(tuple(range(1, weight.ndim)))
+    bias = bias_of(layer, sweep)
+    weight = scaled(layer, per_input(1 / np.broadcast_to(before.op.std, channels), layer), sweep)
+    terms = weight.astype(np.float64) * per_input(mean, layer)
+    shifted = bias - terms.sum(tuple(range(1, terms.ndim)))
     pads = op.pads(x.type) if isinstance(op, ops.Conv) else (0, 0, 0, 0)
     if not mean.any() or pads == (0, 0, 0, 0):
         return refit(op, layer, (x,), weight, shifted, sweep)
