@@ -25,8 +25,10 @@ from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.passes import Network
 from cnnc_numpy.evaluator import evaluate
-from numerics import Array, U, Weights, assert_agree, assert_close, random_inputs, random_weights
+from numerics import Array, Weights, assert_agree, assert_close, random_inputs, random_weights
 
+U = 2.0**-24
+"""Half the distance between neighbouring float32 numbers around 1."""
 FOLDS = "fold_batch_norm,fold_normalize,fold_into_next,fold_scale"
 CONSTANTS = "constant_neutral,constant_folding"
 
