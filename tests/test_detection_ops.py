@@ -84,7 +84,8 @@ def inputs(op: Op, n: int, seed: int) -> tuple[Array, ...]:
             sizes = [(int(480 * scale), int(640 * scale)) for scale in SCALES]
             levels = [rng.standard_normal((n, 2, *size)).astype(np.float32) for size in sizes]
             rois = boxes(rng, n, 12, most=600)
-            rois[0, 0], rois[-1, 1] = (0, 0, 112, 112), (3, 5, 227, 229)  # the first of their levels
+            rois[0, 0], rois[-1, 1] = (3, 5, 227, 229), (0, 0, 112, 112)  # the first of their levels
+            rois[0, 2] = 0, 0, 112, 112 - 2**-17  # as good as the first of its level
             return np.maximum(rois, 0), *levels
 
 

@@ -109,7 +109,8 @@ def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
 
     Shapes: anchors [N, H*W*a, 4], deltas [N, 4*a, H, W] -> [N, H*W*a, 4].
     """
-    rows = deltas.float().unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    n, _, h, w = deltas.shape
+    rows = deltas.float().reshape(n, -1, 4, h, w).permute(0, 3, 4, 1, 2).flatten(1, 3)
     first, last = anchors.float().chunk(2, -1)
     shift, growth = rows.chunk(2, -1)
     size = last - first
