@@ -108,6 +108,14 @@ FAULTS = {
         Case("y[threadIdx.x + blockIdx.x * 64] = blockIdx.x ? y[threadIdx.x] : 1;", results=128, grid=(2, 1, 1)),
         "reads byte .* of argument 1, which (another block writes .* race|was never written)",
     ),
+    "write_after_others_read": (
+        Case(
+            "__shared__ float s; if (threadIdx.x == 0) s = 1; __syncthreads();"
+            "float v = __shfl_sync(~0u, s, 0); if (threadIdx.x == 0) s = v; y[threadIdx.x] = v;",
+            results=2, block=(2, 1, 1),
+        ),
+        r"thread \(0, 0, 0\) writes byte 0 of shared memory `s`, which (thread \(1|other threads).* race",
+    ),
     "ended": (
         Case("if (threadIdx.x < 60)\n__syncthreads();\ny[threadIdx.x] = 0;"),
         r"divergent barrier: thread \(0, 0, 0\) waits at the barrier of line 2, but thread \(60, 0, 0\) has ended",
@@ -251,8 +259,9 @@ def test_orders_vary() -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_found(name: str) -> None:
     case, message = FAULTS[name]
-    with pytest.raises(KernelError, match=message):
-        run(name, numbers(case.inputs))
+    for seed in range(5):
+        with pytest.raises(KernelError, match=message):
+            run(name, numbers(case.inputs), seed=seed)
 
 
 @pytest.mark.parametrize("name", ["ended", "elsewhere", "part_of_a_warp"])
