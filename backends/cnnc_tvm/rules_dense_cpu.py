@@ -27,8 +27,10 @@ _FLOATS = 256
 """Accumulators of a tile at most: TVM keeps buffers of up to 1,024 bytes on the stack, LLVM then in registers."""
 
 
-def _lanes(channels: int) -> int:
-    return 32 if channels % 32 == 0 else 16
+def _lanes(channels: int, groups: int = 1) -> int:
+    """The output channels of a block: the last block of one group is filled up, those of several must fit."""
+    size = channels // groups
+    return 32 if (size > 16 if groups == 1 else size % 32 == 0) else 16
 
 
 def _tile(columns: Dim, lanes: int) -> int:
@@ -56,7 +58,7 @@ def _blocks(weight: Array, lanes: int) -> Array:
 def _f32(b: Builder, x: Tensor) -> Tensor:
     """x in memory as f32: a scalar read many times should not be converted each time."""
     if x.type.dtype is DType.F32:
-        return b.store(x)
+        return b.readable(x)
     return b.store(b.points(TensorType(x.type.shape), lambda *i: x[i], x))
 
 
@@ -77,8 +79,8 @@ def _tiled(out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
 @CPU(ops.Conv)
 def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _fills_lanes(op.channels, op.groups):
-        return biased(b, out, direct(b, op, out, b.store(around(b, x, op)), weight, WINDOWS), bias)
-    lanes = _lanes(op.channels // op.groups)
+        return biased(b, out, direct(b, op, out, b.readable(around(b, x, op)), weight, WINDOWS), bias)
+    lanes = _lanes(op.channels, op.groups)
     blocks, loops = _tiled(out, lanes)
     (sh, sw), (dh, dw) = op.stride, op.dilation
     image = _image(b, op, x, blocks.shape[3])
@@ -123,7 +125,7 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
     x = _f32(b, x)
     per_group = op.channels // op.groups
     if _fills_lanes(op.channels, op.groups):
-        lanes = _lanes(per_group)
+        lanes = _lanes(op.channels, op.groups)
         blocks, loops = _tiled(out, lanes)
     else:
         lanes, blocks, loops = 1, TensorType((*out.shape, 1)), Loops("windows")
