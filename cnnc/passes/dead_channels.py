@@ -49,14 +49,12 @@ def narrow(node: Node, sweep: Sweep, reads: Reads, adapt: Adapt) -> Value | None
     """
     if sweep.written in sweep.memo:
         return _taken(sweep)
-    if reads(node, sweep) is None:
-        return None
-    source, x = sweep.written.inputs[0], node.inputs[0]
-    if source in sweep.memo:
+    source = sweep.written.inputs[0] if node.inputs else None
+    if source is None or source in sweep.memo:
         return None
     sweep.memo[source] = source
-    readers = sweep.graph.users[source]
-    if sweep.uses(x) != len(readers) or not isinstance(channels := x.type.shape[1], int):
+    x, readers = node.inputs[0], sweep.graph.users[source]
+    if sweep.uses(x) != len(readers):
         return None  # an output
     read: set[int] = set()
     for reader in readers:
@@ -65,7 +63,7 @@ def narrow(node: Node, sweep: Sweep, reads: Reads, adapt: Adapt) -> Value | None
             return None
         read |= found
     kept = sorted(read) or [0]  # a tensor has one channel at least
-    if len(kept) == channels or (narrowed := _narrowed(x, kept, sweep)) is None:
+    if len(kept) == x.type.shape[1] or (narrowed := _narrowed(x, kept, sweep)) is None:
         return None
     if len(readers) == 1 and isinstance(node.op, ops.Slice | ops.Take) and list(_positions(node)) == kept:
         return narrowed
@@ -140,7 +138,8 @@ def _depthwise(node: Node) -> bool:
 
 def rows(node: Node, role: str, kept: Kept, sweep: Sweep, axis: int = 0) -> Param:
     """A parameter of a node with these of its rows (of its entries along an axis) alone."""
-    return sweep.param(node.params[role].name, sweep.array(node, role).take(kept, axis), node.params[role])
+    like = node.params[role]
+    return sweep.param(like.name, sweep.weights[like.name].take(kept, axis), like)
 
 
 DEAD_CHANNELS = Pass("dead_channels", __doc__ or "", (unread,), level=2)

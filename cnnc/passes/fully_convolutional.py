@@ -33,7 +33,7 @@ def as_conv(node: Node, sweep: Sweep) -> Value | None:
     if not all(map(sweep.owned, node.params.values())):
         raise Refusal(f"the weights of `{node.name}` are shared")
     like = node.params["weight"]
-    kernels = sweep.array(node, "weight").reshape(op.channels, c, h, w)
+    kernels = sweep.weights[like.name].reshape(op.channels, c, h, w)
     params = {**node.params, "weight": sweep.param(like.name, kernels, like)}
     conv = Node(ops.Conv(op.channels, (h, w), bias=op.bias, init=op.init), (maps,), params, node.name, node.origin)
     return Node(ops.Flatten(), (conv,), {}, sweep.name(f"{node.name}.flatten"), node.origin)

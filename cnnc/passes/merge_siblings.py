@@ -89,10 +89,14 @@ def _stacked(family: list[Node], x: Value, sweep: Sweep) -> Node:
 
     first = family[0]
     name = sweep.name(f"{first.name}.merged")
-    stacked = {role: np.concatenate([sweep.array(node, role) for node in family]) for role in first.params}
-    params = {role: sweep.param(f"{name}.{role}", stacked[role], like) for role, like in first.params.items()}
+    params = {}
+    channels = 0
+    for role, like in first.params.items():
+        stacked = np.concatenate([sweep.weights[node.params[role].name] for node in family])
+        params[role] = sweep.param(f"{name}.{role}", stacked, like)
+        channels = len(stacked)
     assert isinstance(first.op, ops.Conv | ops.Linear)
-    return Node(replace(first.op, channels=len(stacked["weight"])), (x,), params, name, first.origin)
+    return Node(replace(first.op, channels=channels), (x,), params, name, first.origin)
 
 
 def _slice(nodes: list[Node], whole: Node, sweep: Sweep) -> None:

@@ -32,8 +32,8 @@ def as_linear(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the weights of `{node.name}` are shared")
     (x,) = node.inputs
     flat = _flat(x) or Node(ops.Flatten(), (x,), {}, sweep.name(f"{node.name}.flatten"), node.origin)
-    weight = sweep.array(node, "weight")
     like = node.params["weight"]
+    weight = sweep.weights[like.name]
     params = {**node.params, "weight": sweep.param(like.name, weight.reshape(len(weight), -1), like)}
     linear = Node(ops.Linear(op.channels, op.bias, op.init), (flat,), params, node.name, node.origin)
     return Node(ops.Reshape((op.channels, 1, 1)), (linear,), {}, sweep.name(f"{node.name}.reshape"), node.origin)

@@ -28,7 +28,7 @@ def _weighted(node: Node, sweep: Sweep) -> set[int] | None:
         return selected(node, sweep)
     if not all(map(sweep.owned, node.params.values())):
         return None
-    weight = sweep.array(node, "weight")
+    weight = sweep.weights[node.params["weight"].name]
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return set((weight != 0).any(others).nonzero()[0].tolist())
 
