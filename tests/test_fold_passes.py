@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import cnnc
 from cnnc import ops
 from cnnc.driver import optimise
+from cnnc.ir import structurally_equal
 from cnnc.ir.attrs import Padding
 from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph, Input, Node, Param, Value
@@ -421,6 +422,17 @@ def test_statistics_that_are_no_numbers_stay_where_they_are() -> None:
     after, reasons = run(before, FOLDS, weights)
     assert ops_of(after) == ["conv", "bn"]
     assert all("would not be finite" in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize("body", ["conv(4, 3, bias=false) -> bn", "bn -> conv(4, 3, pad=1, bias=false)", "bn"])
+def test_what_becomes_of_a_graph_does_not_depend_on_the_weights(body: str) -> None:
+    """A new batch norm has a mean and a bias of 0, which other weights are not."""
+    graph = load(f"y = x -> {body}")
+    fresh, trained = (
+        optimise(graph, 0, level=0, passes=FOLDS),
+        optimise(graph, random_weights(graph), level=0, passes=FOLDS),
+    )
+    assert structurally_equal(fresh.network.graph, trained.network.graph)
 
 
 @st.composite

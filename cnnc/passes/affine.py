@@ -7,7 +7,6 @@ Its s and t, and the weights made with them, are computed in float64 and rounded
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from cnnc import ops
@@ -65,6 +64,11 @@ def affine(node: Node, sweep: Sweep) -> tuple[Array, Array]:
     raise TypeError(node.op.name)
 
 
+def has_offset(node: Node) -> bool:
+    """Whether an affine adds anything, by what it is and not by its numbers: other weights give the same graph."""
+    return node.op.bias if isinstance(node.op, ops.Scale) else not isinstance(node.op, ops.Mul | ops.Div)
+
+
 def check_changeable(layer: Node, sweep: Sweep) -> None:
     """Refusal unless the weights of a layer are its own, and in f32."""
     if not all(map(sweep.owned, layer.params.values())):
@@ -107,16 +111,16 @@ def per_input(values: Array, layer: Node) -> Array:
 
 
 def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias: Array, sweep: Sweep) -> Node:
-    """`layer` as `op` on `inputs`, with these weights, and with a bias if it had one or this is not 0.
+    """`layer` as `op` on `inputs`, with these weights, and with this bias if `op` has one.
 
     Refusal where they are not finite in f32.
     """
     check_finite(layer, weight, bias)
     like = layer.params["weight"]
     params = {"weight": sweep.param(like.name, weight, like)}
-    if op.bias or bias.any():
+    if op.bias:
         params["bias"] = sweep.param(bias_name(layer), bias, like)
-    return Node(replace(op, bias="bias" in params), inputs, params, layer.name, layer.origin)
+    return Node(op, inputs, params, layer.name, layer.origin)
 
 
 def check_finite(node: Node, *arrays: Array) -> None:

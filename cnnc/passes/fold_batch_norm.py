@@ -14,9 +14,11 @@ weights would be rounded again; and where a new weight would not be finite.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, bias_of, check_changeable, operand, per_output, refit, scaled
+from cnnc.passes.affine import affine, bias_of, check_changeable, has_offset, operand, per_output, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -30,7 +32,8 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
     check_changeable(layer, sweep)
     scale, shift = affine(node, sweep)
     weight, bias = scaled(layer, per_output(scale, layer), sweep), scale * bias_of(layer, sweep) + shift
-    return refit(layer.op, layer, layer.inputs, weight, bias, sweep)
+    op = replace(layer.op, bias=layer.op.bias or has_offset(node))
+    return refit(op, layer, layer.inputs, weight, bias, sweep)
 
 
 FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer,), level=2)

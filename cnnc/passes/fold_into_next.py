@@ -7,10 +7,10 @@ holds only where every place sums all of W:
 - a convolution with padding does not at its borders, where zeros stand for s*x + t and not for x;
 - a transposed convolution does not at its borders, nor between the stamps of its kernel.
 
-Without an offset, t = 0, both fold. The weights are computed in float64 and rounded once. With
-S' = sum|W||s||x| + |b| + sum|W||t| the bound is that of the layer on S', with c + 4 for c: the terms of S' are those
-of the affine's own bound, times |W|. Not so for a constant that is added or subtracted: x - m is exact where x is near
-m, and W*x - W*m loses the digits that cancel. It is not folded.
+What only scales, a factor or a `scale` without bias, folds into both. The weights are computed in float64 and rounded
+once. With S' = sum|W||s||x| + |b| + sum|W||t| the bound is that of the layer on S', with c + 4 for c: the terms of S'
+are those of the affine's own bound, times |W|. Not so for a constant that is added or subtracted: x - m is exact where
+x is near m, and W*x - W*m loses the digits that cancel. It is not folded.
 
 Not folded either: an affine that is read elsewhere too, and into shared weights, f16 and bf16, or what would not be
 finite.
@@ -18,9 +18,11 @@ finite.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, bias_of, check_changeable, operand, per_input, refit, scaled
+from cnnc.passes.affine import affine, bias_of, check_changeable, has_offset, operand, per_input, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -36,15 +38,16 @@ def into_next(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the result of `{before.name}` is read elsewhere too")
     check_changeable(node, sweep)
     scale, shift = affine(before, sweep)
-    bias = bias_of(node, sweep)
-    if shift.any():
-        _check_shift(node, before)
+    op, bias = node.op, bias_of(node, sweep)
+    if has_offset(before):
+        _check_offset(node, before)
+        op = replace(op, bias=True)
         terms = sweep.array(node, "weight") * per_input(shift, node)
         bias = bias + terms.sum(tuple(range(1, terms.ndim)))
-    return refit(node.op, node, (x,), scaled(node, per_input(scale, node), sweep), bias, sweep)
+    return refit(op, node, (x,), scaled(node, per_input(scale, node), sweep), bias, sweep)
 
 
-def _check_shift(layer: Node, before: Node) -> None:
+def _check_offset(layer: Node, before: Node) -> None:
     """Refusal unless the offset of an affine adds the same to every place of the layer's result."""
     if isinstance(before.op, ops.Add | ops.Sub):
         raise Refusal(f"`{before.name}` may cancel digits exactly, which sums of `{layer.name}` would not")

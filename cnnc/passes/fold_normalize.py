@@ -59,13 +59,14 @@ def _folded(layer: Node, before: Node, sweep: Sweep) -> Node:
     terms = weight.astype(np.float64) * per_input(mean, layer)
     shifted = bias - terms.sum(tuple(range(1, terms.ndim)))
     pads = op.pads(x.type) if isinstance(op, ops.Conv) else (0, 0, 0, 0)
+    biased = replace(op, bias=op.bias or bool(mean.any()))
     if not mean.any() or pads == (0, 0, 0, 0):
-        return refit(op, layer, (x,), weight, shifted, sweep)
+        return refit(biased, layer, (x,), weight, shifted, sweep)
     match op, pads:
         case ops.Conv(), (int() as top, int() as left, int() as bottom, int() as right) if (mean == mean[0]).all():
             pad = ops.Pad((top, left, bottom, right), value=float(mean[0]))
             padded = Node(pad, (x,), {}, before.name, before.origin)
-            return refit(replace(op, pad=(0, 0, 0, 0)), layer, (padded,), weight, shifted, sweep)
+            return refit(replace(op, pad=(0, 0, 0, 0), bias=True), layer, (padded,), weight, shifted, sweep)
     return refit(op, layer, (_centred(x, mean, before, sweep),), weight, bias, sweep)
 
 

@@ -1,9 +1,9 @@
 """One `scale` for a batch norm, and for two affines per channel in a row.
 
 Batch norm alone is y = s*x + t (`fold_batch_norm` has s and t): two parameters remain of four, and one multiplication
-and one addition. Of two affines, s2*(s1*x + t1) + t2 = (s1*s2)*x + (s2*t1 + t2). Where t is 0, so is the bias left out.
-The parameters are computed in float64 and rounded once: the bound is 7u*(|s2|*(|s1||x| + |t1|) + |t2|), |t1| being
-|s1*running_mean| + |bias| for a batch norm.
+and one addition. Of two affines, s2*(s1*x + t1) + t2 = (s1*s2)*x + (s2*t1 + t2). Two of which neither adds anything
+need no bias. The parameters are computed in float64 and rounded once: the bound is
+7u*(|s2|*(|s1||x| + |t1|) + |t2|), |t1| being |s1*running_mean| + |bias| for a batch norm.
 
 Not so for an addition of a constant as the first of two: x - m is exact where x is near m, and s*x - s*m loses the
 digits that cancel. Not done either with parameters that are shared, which others need as they are, or in f16 and bf16.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
 from cnnc.ir.types import DType
-from cnnc.passes.affine import affine, bias_name, check_finite, operand
+from cnnc.passes.affine import affine, bias_name, check_finite, has_offset, operand
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -43,9 +43,10 @@ def into_scale(node: Node, sweep: Sweep) -> Value | None:
     check_finite(node, scale, shift)
     like = owner.params["weight"]
     params = {"weight": sweep.param(like.name, scale, like)}
-    if shift.any():
+    op = ops.Scale(bias=any(map(has_offset, chain)))
+    if op.bias:
         params["bias"] = sweep.param(bias_name(owner), shift, like)
-    return Node(ops.Scale(bias="bias" in params), (x,), params, node.name, node.origin)
+    return Node(op, (x,), params, node.name, node.origin)
 
 
 FOLD_SCALE = Pass("fold_scale", __doc__ or "", (into_scale,), level=2)
