@@ -8,7 +8,7 @@ lifetimes; `pack` gives each a place in one arena once the sizes are known.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
@@ -42,6 +42,12 @@ class Place(Generic[V]):
     axis: int | None = None
     start: int = 0
 
+    def index(self, type: TensorType) -> tuple[slice, ...]:
+        """What picks a value of this type out of an array of the block's shape."""
+        if self.axis is None:
+            return ()
+        return (*[slice(None)] * self.axis, slice(self.start, self.start + _size(type, self.axis)))
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -64,6 +70,17 @@ class Arrangement(Generic[V]):
     blocks: Mapping[V, Block]
     over: Mapping[V, V]
     joined: Mapping[V, frozenset[int]]
+    types: Mapping[V, TensorType]
+
+    def copied(self, step: Step[V]) -> Iterator[tuple[V, Place[V]]]:
+        """The operands of a concatenation that must be copied into the result, and where to."""
+        assert step.axis is not None
+        whole = self.places[step.result]
+        start = whole.start
+        for i, x in enumerate(step.operands):
+            if i not in self.joined.get(step.result, ()):
+                yield x, Place(whole.block, step.axis, start)
+            start += _size(self.types[x], step.axis)
 
 
 def arrange(
@@ -86,7 +103,13 @@ def arrange(
     for i, step in enumerate(steps):
         arranger.share(step, i + 1)
     blocks = {x: Block(types[x].bytes, first, arranger.last(x)) for x, first in arranger.first.items()}
-    return Arrangement(arranger.places, blocks, arranger.over, arranger.joined)
+    return Arrangement(arranger.places, blocks, arranger.over, arranger.joined, types)
+
+
+def _size(type: TensorType, axis: int) -> int:
+    size = type.shape[axis]
+    assert isinstance(size, int)
+    return size
 
 
 class _Arranger(Generic[V]):
@@ -149,9 +172,7 @@ class _Arranger(Generic[V]):
             if block is not None and block not in parts and self._can_be_part(block, axis):
                 parts[block] = Place(step.result, axis, start)
                 found.add(i)
-            size = self.types[x].shape[axis]
-            assert isinstance(size, int)
-            start += size
+            start += _size(self.types[x], axis)
         live = self.live.copy()
         first = min([self.first[step.result], *(self.first[x] for x in parts)])
         last = max(map(self.last, [step.result, *parts]))

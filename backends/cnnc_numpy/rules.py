@@ -6,6 +6,7 @@ then the parameters of a node, in the order of its op, are the positional argume
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -30,6 +31,11 @@ class Call:
     attributes: Mapping[str, object] = field(default_factory=dict)
     view: bool = False
     in_place: bool = False
+
+    @property
+    def takes_out(self) -> bool:
+        """Whether the kernel can write its result to an array that it is given."""
+        return "out" in inspect.signature(self.kernel).parameters
 
 
 rule: Rules[Callable[..., Call]] = Rules("numpy")

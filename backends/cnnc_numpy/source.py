@@ -16,6 +16,7 @@ from typing import Any
 
 from cnnc.ir.dim import Dim, Sym, evaluate, substitute, symbols
 from cnnc.ir.graph import Graph, Value
+from cnnc.memory import Place
 from cnnc.target import numpy_dtype
 from cnnc_numpy.evaluator import Step
 from cnnc_numpy.kernels.rounding import rounded
@@ -119,28 +120,70 @@ def _forward(graph: Graph, steps: tuple[Step, ...], inputs: Mapping[Value, str])
     parameters = ["weights: dict[str, Array]", *(f"{name}: Array" for name in inputs.values())]
     lines = [f"def forward({', '.join(parameters)}) -> dict[str, Array]:"]
     lines.append('    """The outputs of the network by name. A name is used again once its value is not needed."""')
-    used = sorted({name for step in steps for name in _symbols(tuple(step.call.attributes.values()))})
+    shapes = [step.place.block.type.shape for step in steps if step.place]
+    attributes = [tuple(step.call.attributes.values()) for step in steps]
+    used = sorted({name for x in (*shapes, *attributes) for name in _symbols(x)})
     dims: dict[str, Dim] = {name: Sym.of(f"d{i}") for i, name in enumerate(used)}
     lines += [f"    {dims[name]} = {_size(graph, name, inputs)}" for name in used]
-    numbers: dict[Value, int] = {}
-    free: list[int] = []
+    names = _Names(inputs)
     for step in steps:
-        node = step.node
-        call = _call(step, [inputs.get(x) or f"v{numbers[x]}" for x in node.inputs], dims)
-        dead = [numbers[x] for x in step.dead if x in numbers]
-        free = sorted([*free, *dead])
-        if dead and numbers.get(node.inputs[0]) == dead[0]:
-            number = dead[0]
-        else:
-            number = free[0] if free else len(set(numbers.values()))
-        free = [n for n in free if n != number]
-        numbers[node] = number
-        lines.append(f"    v{number} = {call}  # {_printable(f'{node.name}: {node.type}')}")
-    outputs = (f"{name!r}: {inputs.get(x) or f'v{numbers[x]}'}" for name, x in graph.outputs.items())
+        lines += [f"    {line}" for line in _statements(step, names, dims)]
+    outputs = (f"{name!r}: {names[x]}" for name, x in graph.outputs.items())
     return "\n".join([*lines, f"    return {{{', '.join(outputs)}}}\n"])
 
 
-def _call(step: Step, operands: list[str], dims: Mapping[str, Dim]) -> str:
+class _Names(dict[Value, str]):
+    """The variables of values: the arguments, then v0, v1, ..., the first that is free."""
+
+    def __init__(self, inputs: Mapping[Value, str]) -> None:
+        super().__init__(inputs)
+        self._inputs = inputs
+        self._count = 0
+        self._free: list[str] = []
+
+    def free(self, dead: Iterable[Value]) -> None:
+        self._free = sorted([*self._free, *(self[x] for x in dead if x not in self._inputs)], key=lambda v: int(v[1:]))
+
+    def take(self, x: Value, wish: str = "") -> str:
+        """A variable for x, the wished for if it is free."""
+        if not self._free:
+            self._free = [f"v{self._count}"]
+            self._count += 1
+        self[x] = wish if wish in self._free else self._free[0]
+        self._free.remove(self[x])
+        return self[x]
+
+
+def _statements(step: Step, names: _Names, dims: Mapping[str, Dim]) -> Iterator[str]:
+    """The lines that compute a node, and before the first part of a concatenation make room for all of it."""
+    node, place = step.node, step.place
+    if place and place.block not in names:
+        whole = place.block
+        room = f"np.empty({_text(whole.type.shape, dims)}, {str(numpy_dtype(whole.type.dtype))!r})"
+        yield f"{names.take(whole)} = {room}  # {_printable(f'{whole.name}: {whole.type}')}, part by part"
+    operands = [names[x] for x in node.inputs]
+    part = place and _part(place, node, names)
+    if step.copied is not None:
+        for x, there in step.copied:
+            yield f"{_part(there, x, names)} = {names[x]}"
+        value = part
+    else:
+        value = _call(step, operands, dims, part or operands[0] if step.writes_out else None)
+        if part and not step.writes_out:
+            yield f"{part} = {value}"
+            value = part
+    names.free(step.dead)
+    if value is not None:
+        yield f"{names.take(node, *operands[:1])} = {value}  # {_printable(f'{node.name}: {node.type}')}"
+
+
+def _part(place: Place[Value], x: Value, names: Mapping[Value, str]) -> str:
+    """The part of a concatenation that is x."""
+    index = (f"{i.start}:{i.stop}" if i.stop else ":" for i in place.index(x.type))
+    return f"{names[place.block]}[{', '.join(index)}]"
+
+
+def _call(step: Step, operands: list[str], dims: Mapping[str, Dim], out: str | None) -> str:
     """The call of a step's kernel; arguments that have their default are left out."""
     call, name = step.call, step.call.kernel.__name__
     arguments = [*operands, *(f"weights[{param.name!r}]" for param in step.node.params.values())]
@@ -148,7 +191,7 @@ def _call(step: Step, operands: list[str], dims: Mapping[str, Dim]) -> str:
     arguments += [f"{k}={_text(v, dims)}" for k, v in call.attributes.items() if v != defaults[k].default]
     if step.low:
         return f"rounded({', '.join([name, *arguments])})"
-    return f"{name}({', '.join([*arguments, *[f'out={x}' for x in operands[:1] if step.in_place]])})"
+    return f"{name}({', '.join([*arguments, *([f'out={out}'] if out else [])])})"
 
 
 def _text(value: Any, dims: Mapping[str, Dim]) -> str:

@@ -7,8 +7,9 @@ name the same bytes, as TVM promises to LLVM and nvcc.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate, chain
 from typing import Any
 
 import tvm
@@ -32,9 +33,13 @@ def place(b: Builder, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor
         made.append(memory.Step(result, tuple(operands), free, b.joined.get(result)))
     arrangement = memory.arrange(dict(enumerate(b.types)), taken.values(), b.views, made, given.values())
     placer = _Placer(b, arrangement)
-    steps = tuple(placer.steps())
+    calls = [placer.calls(step, planned) for step, planned in zip(list(b.steps), made, strict=True)]
     tensors = tuple(map(placer.tensor, range(len(b.types))))
-    return placer.functions, Plan(tensors, tuple(arrangement.blocks.values()), steps, taken, given)
+    done = [0, *accumulate(map(len, calls))]  # calls until after a step: what joins has none, or some copies
+    begin = [0, *(count + 1 for count in done)]
+    end = [*done, done[-1] + 1]
+    blocks = (replace(x, first=begin[x.first], last=end[x.last]) for x in arrangement.blocks.values())
+    return placer.functions, Plan(tensors, tuple(blocks), tuple(chain.from_iterable(calls)), taken, given)
 
 
 class _Placer:
@@ -47,26 +52,16 @@ class _Placer:
         self.functions: dict[str, Function] = {}
         self._names: dict[tuple[object, ...], str] = {}
 
-    def steps(self) -> Iterator[Step]:
-        for step in list(self.b.steps):
-            if (axis := self.b.joined.get(step.args[-1])) is None:
-                yield self._call(step)
-            else:
-                yield from map(self._call, self._copies(step, axis))
-
-    def _copies(self, step: Step, axis: int) -> Iterator[Step]:
-        """Steps that copy operands to their parts of a result, those that are not there yet."""
-        *operands, result = step.args
-        whole = self.places[result]
-        start = whole.start
-        for i, x in enumerate(operands):
-            if i not in self.arrangement.joined.get(result, ()):
-                copy = replace(self.b.copy(x), node=step.node)
-                self.places[copy.args[-1]] = memory.Place(whole.block, axis, start)
-                yield copy
-            size = self.b.types[x].shape[axis]
-            assert isinstance(size, int)
-            start += size
+    def calls(self, step: Step, planned: memory.Step[int]) -> list[Step]:
+        """What is called for a step: for one that joins, copies of the operands that are not there yet."""
+        if planned.axis is None:
+            return [self._call(step)]
+        copies = []
+        for x, place in self.arrangement.copied(planned):
+            copy = replace(self.b.copy(x), node=step.node)
+            self.places[copy.args[-1]] = place
+            copies.append(self._call(copy))
+        return copies
 
     def _call(self, step: Step) -> Step:
         result = self.arrangement.over.get(step.args[-1])

@@ -44,42 +44,40 @@ def conv(
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
+    out: Array | None = None,
 ) -> Array:
     """Convolution of x [N, C, H, W] with weight [O, C/groups, kh, kw] and bias [O]: [N, O, H', W']."""
     x = padded(x, pads)
     outputs, depth, kh, kw = weight.shape
     h = (x.shape[2] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     w = (x.shape[3] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    if depth == 1 and groups > 1:
-        y = depthwise(x, weight, stride, dilation, (h, w))
-    else:
-        y = np.empty((len(x), groups, outputs // groups, h * w), x.dtype)
-        matrix = weight.reshape(groups, outputs // groups, depth * kh * kw)
-        for image, out in zip(x, y, strict=True):  # one image at a time keeps the windows small
-            pointwise = (kh, kw) == stride == (1, 1)
-            windows = image if pointwise else columns(image, (kh, kw), stride, dilation, (h, w))
-            np.matmul(matrix, windows.reshape(groups, depth * kh * kw, h * w), out=out)
-    y = y.reshape(len(x), outputs, h, w)
+    y = np.empty((len(x), outputs, h, w), x.dtype) if out is None else out
+    matrix = weight.reshape(groups, outputs // groups, depth * kh * kw)
+    for image, result in zip(x, y, strict=True):  # one image at a time keeps the windows small
+        if depth == 1 and groups > 1:
+            depthwise(image, weight, stride, dilation, result)
+            continue
+        pointwise = (kh, kw) == stride == (1, 1)
+        windows = image if pointwise else columns(image, (kh, kw), stride, dilation, (h, w))
+        windows = windows.reshape(groups, depth * kh * kw, h * w)
+        np.matmul(matrix, windows, out=result.reshape(groups, outputs // groups, h * w))
     if bias is not None:
         y += bias[:, None, None]
     return y
 
 
-def depthwise(
-    x: Array, weight: Array, stride: tuple[int, int], dilation: tuple[int, int], size: tuple[int, int]
-) -> Array:
-    """Each channel of x [N, C, H, W] convolved with its own m kernels of weight [C*m, 1, kh, kw]: [N, C, m, H', W']."""
-    n, channels = x.shape[:2]
+def depthwise(x: Array, weight: Array, stride: tuple[int, int], dilation: tuple[int, int], out: Array) -> None:
+    """Each channel of an image x [C, H, W] convolved with its own m kernels of weight [C*m, 1, kh, kw], to `out`."""
+    channels, (_, h, w) = len(x), out.shape
     _, _, kh, kw = weight.shape
     kernels = weight.reshape(channels, -1, kh, kw, 1, 1)
-    y = np.zeros((n, channels, kernels.shape[1], *size), x.dtype)
-    product = np.empty_like(y[0])
-    for image, out in zip(x[:, :, None], y, strict=True):
-        for p in range(kh):
-            for q in range(kw):
-                window = shifted(image, p * dilation[0], q * dilation[1], stride, size)
-                out += np.multiply(window, kernels[:, :, p, q], out=product)
-    return y
+    y = out.reshape(channels, -1, h, w)
+    product = np.empty_like(y)
+    y[...] = 0
+    for p in range(kh):
+        for q in range(kw):
+            window = shifted(x[:, None], p * dilation[0], q * dilation[1], stride, (h, w))
+            y += np.multiply(window, kernels[:, :, p, q], out=product)
 
 
 def deconv(
