@@ -25,6 +25,7 @@ from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
 from cuda_emulator import gpu_is_there, runnable
+from networks import Unruled
 from numerics import Array, assert_agree, random_inputs, random_weights, single
 
 RESIDUAL = """
@@ -269,7 +270,7 @@ def test_constants_and_scalars() -> None:
 
 
 def test_an_op_without_a_rule() -> None:
-    graph = single(ops.Anchors([32], [1.0], 16), TensorType.parse("f32[N, 3, 8, 8]"))
+    graph = single(Unruled(), TensorType.parse("f32[N, 3]"))
     for target in (CpuTarget(), CudaTarget()):
-        with pytest.raises(CnncError, match=r"E0601.*anchors"):
+        with pytest.raises(CnncError, match=r"E0601.*unruled"):
             target.compile(graph, {})
