@@ -64,9 +64,12 @@ beyond its limit. Of those considered here, in float64, scores are 2e-4 and 4e-5
 SAME = {"resnet": "resnet50", "vgg": "vgg_d", "fcn:FCN8s": "fcn"}
 """Models that another file has under its usual name."""
 
-GAINS = {"mobilenet_v2": 0.8, "mobilenet_v3": 0.9, "twohead": 0.7, "faster_rcnn": 0.6, "faster_rcnn_fpn": 0.6}
+GAINS = {
+    "mlp:Perceptron": -1, "mobilenet_v2": 0.8, "mobilenet_v3": 0.9, "twohead": 0.7, "faster_rcnn": 0.6,
+    "faster_rcnn_fpn": 0.6,
+}  # fmt: skip
 """Factors for the kernels of networks whose clipped and gated values would otherwise amplify every rounding, or whose
-softmax would be one class for certain."""
+softmax would be one class for certain; and for a perceptron whose threshold all samples would pass."""
 
 
 SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "overfeat", "unet", "frrn"}
@@ -74,8 +77,8 @@ SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "re
 
 
 EMULATED = {
-    "mlp", "lecun1989", "lenet5", "lenet5:LeNet5_1998", "nin", "resnet18", "resnet50", "densenet121", "squeezenet",
-    "shufflenet_v2", "mobilenet_v2", "mobilenet_v3", "autoencoder", "dcgan", "twohead",
+    "mlp", "mlp:Perceptron", "lecun1989", "lenet5", "lenet5:LeNet5_1998", "nin", "resnet18", "resnet50", "densenet121",
+    "squeezenet", "shufflenet_v2", "mobilenet_v2", "mobilenet_v3", "autoencoder", "dcgan", "twohead",
 }  # fmt: skip
 """The networks whose CUDA kernels are run as well as compiled, on the CPU: those of little arithmetic."""
 
