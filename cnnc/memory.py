@@ -233,7 +233,8 @@ def pack(blocks: Sequence[Block], dims: Mapping[str, int]) -> Arena:
     gaps at the peak, in order of their bytes as well, and the smaller arena is taken. Source: Pisarchyk & Lee,
     "Efficient memory management for deep neural net inference", 2020, greedy by size.
     """
-    sizes = [-(-evaluate(block.bytes, dims) // ALIGNMENT) * ALIGNMENT for block in blocks]
+    known = {dim: -(-evaluate(dim, dims) // ALIGNMENT) * ALIGNMENT for dim in {block.bytes for block in blocks}}
+    sizes = [known[block.bytes] for block in blocks]
     needed = [0] * (max((block.last for block in blocks), default=0) + 2)
     for block, size in zip(blocks, sizes, strict=True):
         needed[block.first] += size

@@ -268,3 +268,12 @@ def test_sizes_that_do_not_scale_alike_must_be_bound() -> None:
     graph = cnnc.load("model M { input x: f32[N, 3, H, 8]  output y  y = x -> maxpool(2) -> relu }")
     assert analysis.planned_bytes(graph) is None
     assert analysis.planned_bytes(bind(graph, {"H": 8})) == (3 * 64 + 3 * 16) * 4 * parse_dim("N")
+
+
+def test_an_operand_that_is_read_at_other_places_too_is_not_overwritten() -> None:
+    """x and a view of it, or x twice: of the other nothing is known."""
+    size = TensorType((4, ROW))
+    types = dict.fromkeys(range(4), size)
+    for operands, over in (((1,), {3: 1}), ((1, 2), {}), ((1, 1), {})):
+        plan = arrange(types, [0], {2: 1}, [Step(1, (0,)), Step(3, operands, (1,))], [3])
+        assert plan.over == over

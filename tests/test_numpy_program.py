@@ -122,6 +122,23 @@ def test_names_never_become_code(text: str, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_branches_are_computed_into_the_joined_result(tmp_path: Path) -> None:
+    graph = cnnc.load(
+        "def dense(g) = concat { id | relu -> conv(g, 3, pad=1) | avgpool(3, s=1, pad=1) }\n"
+        "model M { input x: f32[N, 3, 6, 5]  output y  y = x -> conv(8, 1) -> dense(4) -> dense(6) -> tanh }"
+    )
+    weights, inputs = random_weights(graph), random_inputs(graph, N=3)
+    program = NumpyProgram(graph, weights)
+    forward = program.source().partition("def forward")[2]
+    assert "concat(" not in forward
+    assert forward.count("np.empty(") == 1  # the first concatenation is a part of the second
+    assert "out=v0[:, 8:12])" in forward  # conv writes there itself
+    assert "v0[:, 12:20] = avg_pool(" in forward
+    outputs = program(**inputs)
+    assert_agree(graph, weights, inputs, outputs)
+    assert_same(standalone(program, inputs, tmp_path), outputs)
+
+
 IN_PLACE: list[Any] = [ops.Relu(), ops.Clip(-1, 1), ops.Tanh(), ops.BatchNorm(), ops.Scale()]
 VIEWS: list[Any] = [ops.Dropout(), ops.Slice(0, 9), ops.Transpose([0, 1, 3, 2]), ops.Flatten(3), ops.Add()]
 FRESH: list[Any] = [ops.Neg(), ops.Abs()]

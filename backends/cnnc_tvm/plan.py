@@ -85,11 +85,11 @@ class Plan:
 
     def arena(self, dims: Mapping[str, int]) -> Arena:
         """Where the blocks lie for these sizes. CnncError E0502 where a tensor has too many elements."""
-        for tensor in self.tensors:
-            elements = evaluate(tensor.type.size, dims)
+        for type in dict.fromkeys(x.type for x in self.tensors):
+            elements = evaluate(type.size, dims)
             if elements >= MAX_ELEMENTS:
                 given = ", ".join(f"{name}={value}" for name, value in dims.items())
-                message = f"{tensor.type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
+                message = f"{type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
                 raise error("E0502", message)
         return pack(self.blocks, dims)
 
