@@ -79,11 +79,16 @@ def nodes_agree(case: Case, target: str) -> None:
 
 
 def whole_agrees(case: Case, target: str) -> None:
-    """The optimised program agrees with the reference, and saved and loaded again it gives the same bits."""
+    """The optimised program agrees with the reference, and saved and loaded again it gives the same bits.
+
+    That of `cuda` is not loaded: it would be for a GPU.
+    """
     expected, allowed = case.allowances
     program = compiled(case.graph, target, case.weights)
     outputs = program(**case.inputs)
     within(case, outputs, expected, allowed)
+    if target == "cuda":
+        return
     with tempfile.TemporaryDirectory() as folder:
         again = cnnc.load_program(program.save(Path(folder) / "program.cnnx"))(**case.inputs)
     for name, values in outputs.items():
