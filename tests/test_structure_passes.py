@@ -62,6 +62,7 @@ def ops_of(graph: Graph) -> list[str]:
         ("maxpool(2, s=1) -> maxpool(2, s=2, pad=[1, 0, 0, 1])", "maxpool(3, s=2, pad=[1, 0, 0, 1])"),
         ("maxpool([2, 1]) -> maxpool([1, 2])", "maxpool(2)"),
         ("maxpool(2, ceil=true) -> maxpool(2)", "maxpool(4)"),
+        ("maxpool(3, s=2, pad=[1, 0, 0, 1]) -> maxpool(2, s=3, pad=1)", "maxpool(5, s=6, pad=[3, 2, 2, 3])"),
         ("maxpool(2) -> maxpool(2) -> maxpool(2)", "maxpool(8)"),
     ],
 )
@@ -241,6 +242,14 @@ def test_convolutions_of_one_window_that_stay(body: str, reason: str) -> None:
     assert reason in reasons
 
 
+def test_a_reshape_that_is_read_twice_stays_where_it_is() -> None:
+    before = model("z = x -> gap -> conv(4, 1)  y = add { z -> relu | z }")
+    after, _ = run("pointwise_linear", before)
+    assert ops_of(after) == ["gap", "flatten", "linear(4)", "reshape(4, 1, 1)", "relu", "add"]
+    before = model("z = x -> gap -> flatten  y = add { z -> relu | z }")
+    assert ops_of(run("fully_convolutional", before)[0]) == ops_of(before)
+
+
 @pytest.mark.parametrize(
     ("body", "left"),
     [
@@ -388,6 +397,11 @@ def test_a_channel_is_zero_for_every_reader() -> None:
     assert ops_of(run("zero_channels", output, zeroed(output, d=[5], e=[5]))[0]) == ops_of(output)
 
 
+def test_channels_of_shared_readers_stay() -> None:
+    before = model("shared d = conv(6, 1)  y = x -> conv(6, 3) -> d -> tanh -> d")
+    assert ops_of(run("zero_channels", before, zeroed(before, d=[1]))[0]) == ops_of(before)
+
+
 def test_a_layer_of_zeros_keeps_a_channel() -> None:
     before = model("y = x -> conv(6, 3) -> d: conv(5, 1)")
     after, _ = run("zero_channels", before, zeroed(before, d=list(range(6))) | {"d.bias": np.arange(5, dtype="f4")})
@@ -461,7 +475,7 @@ def test_siblings_that_stay_apart(body: str, reason: str) -> None:
 @pytest.mark.parametrize("count", [50, 500])
 def test_a_value_is_looked_at_once_whatever_its_readers(count: int) -> None:
     """Each of many readers of one value costs the same: what a pass looks up grows with their number alone."""
-    arms = " | ".join(f"conv({1 + i % 3}, 1, groups=1) -> relu" for i in range(count))
+    arms = " | ".join(f"conv({1 + i % 3}, 1, dilation={1 + i // 2}) -> relu" for i in range(count))
     graph = model(f"y = x -> concat {{ {arms} }}", "4, 2, 2")
     lookups = 0
 
