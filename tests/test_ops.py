@@ -15,6 +15,7 @@ from cnnc import ops
 from cnnc.ir.dim import parse_dim, substitute
 from cnnc.ir.op import Op, registry
 from cnnc.ir.types import DType, TensorType
+from cnnc.ops.window import static_padding
 
 ENV = {"N": 3, "C": 6, "H": 15, "W": 22, "h": 2, "F": 40, "R": 5, "K": 24}
 
@@ -126,6 +127,8 @@ CASES = [
     *(Case(op, ANY, "N, 6", lambda x: x.mean((2, 3))) for op in (ops.ReduceMean([2, 3]), ops.ReduceSum([3, 2]))),
     Case(ops.ReduceMax([1], keep=True), ANY, "N, 1, H, W", lambda x: x.amax(1, keepdim=True)),
     Case(ops.ReduceMin([0, 1, 2, 3]), ANY, "", torch.min),
+    # fused
+    Case(ops.Fused((ops.Conv(8, 3), ops.Add(), ops.Prelu())), (ANY[0], "N, 8, 1, 1"), "N, 8, H - 2, W - 2"),
     # detection
     Case(ops.RoiPool(6, 1 / 16), ("N, 6, H, W", "N, R, 5"), "N*R, 6, 6, 6"),
     Case(ops.RoiAlign((7, 5), aligned=True), ("N, 6, H, W", "N, R, 4"), "N*R, 6, 7, 5"),
@@ -211,6 +214,11 @@ def test_element_types_are_kept(dtype):
         (ops.GroupNorm(2, affine=False), "N, 6, H", {}),
         (ops.LayerNorm(affine=False), "N, 6, H", {}),
         (ops.Prelu(), "N, 6, H", {"weight": (6,)}),
+        (
+            ops.Fused((ops.Conv(8, 3, bias=False), ops.Relu(), ops.Scale(), ops.Prelu())),
+            "N, 6, H, W",
+            {"weight": (8, 6, 3, 3), "scale2_weight": (8,), "scale2_bias": (8,), "prelu3_weight": (8,)},
+        ),
         (ops.Relu(), "N, 6, H", {}),
     ],
     ids=str,
@@ -253,6 +261,7 @@ def test_multiply_accumulates_are_half_of_torchs_flops(case):
         (ops.Rbf(10), ["N, 84"], "840*N"),
         (ops.MatMul(), ["N, 8, H, W", "W, 5"], "N*8*H*W*5"),
         (ops.MaxPool(2), ["N, 3, H, W"], "0"),
+        (ops.Fused((ops.Conv(8, 3), ops.Add())), ["N, 3, H, W", "N, 8, 1, 1"], "N*8*27*(H - 2)*(W - 2)"),
         (ops.BatchNorm(), ["N, 3, H, W"], "0"),
     ],
     ids=str,
@@ -276,6 +285,22 @@ def test_multiply_accumulates(op, operands, macs):
 def test_padding_in_numbers(op, pads):
     """Top, left, bottom, right, on 15 rows and 22 columns."""
     assert op.pads(shape("N, 6, 15, 22")) == pads
+
+
+@pytest.mark.parametrize(
+    ("pad", "span", "stride", "expected"),
+    [
+        ("half", (3, 7), (2, 3), (1, 3, 1, 3)),
+        ("same_upper", (6, 3), (1, 1), (2, 1, 3, 1)),
+        ("same_lower", (6, 3), (1, 1), (3, 1, 2, 1)),
+        ("same_upper", (6, 3), (1, 2), "same_upper"),
+        ("same_lower", (6, 3), (2, 1), "same_lower"),
+        ((0, 1, 2, 3), (2, 2), (1, 1), (0, 1, 2, 3)),
+    ],
+    ids=str,
+)
+def test_padding_that_does_not_depend_on_the_input(pad, span, stride, expected):
+    assert static_padding(pad, span, stride) == expected
 
 
 class TestLayerFacts:
