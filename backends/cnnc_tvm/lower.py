@@ -88,11 +88,13 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
 
 
 def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
-    """The result of a layer with its epilogue, which takes in the layer's expression; other operands are stored."""
+    """The result of a layer with its epilogue, which takes in the layer's expression; other operands are in memory."""
     for x in node.inputs[1:]:
-        values[x] = b.store(values[x])
-    for part in chain(node, node.inputs):
-        values[part] = result = _result(b, part, values, rules)
+        values[x] = b.readable(values[x])
+    parts = list(chain(node, node.inputs))
+    for part in parts:
+        values[part] = _result(b, part, values, rules)
+    result = values[parts[-1]]
     return replace(result, node=node.name) if result.loops else result
 
 

@@ -20,6 +20,7 @@ from cnnc.ops.fused import Fused, parts_of
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 LAYERS = (ops.Conv, ops.Deconv, ops.Local, ops.Linear)
+"""Ops that can have an epilogue."""
 EPILOGUE = (Pointwise, Merge, ops.Scale, ops.BatchNorm)
 LONGEST = 8
 

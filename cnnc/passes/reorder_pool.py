@@ -6,6 +6,8 @@ leaky_relu with a positive slope and prelu with positive slopes. Both sides are 
 NaN; the sign of a zero is open in both, as it is in any maximum of +0 and -0. Not moved: sigmoid, tanh, exp and the
 like, whose approximations promise no order of neighbouring numbers, and step and sqrt, which drop or make NaN.
 
+Not moved away from a layer in whose epilogue it costs nothing (`fuse_epilogue`).
+
 Padding counts as -Inf, and each window has a place of the map (a pool's padding is smaller than its kernel), so f
 never sees a bare -Inf. A dilated window can lie in padding alone: f(-Inf) would take the place of -Inf.
 """
@@ -16,6 +18,7 @@ from cnnc import ops
 from cnnc.ir.graph import Node, Value
 from cnnc.passes.cost import nominal
 from cnnc.passes.engine import Pass, Refusal, Sweep
+from cnnc.passes.fuse_epilogue import LAYERS
 
 RISING = (ops.Relu, ops.Clip, ops.HardSigmoid, ops.LeakyRelu, ops.Prelu)
 
@@ -29,6 +32,9 @@ def after_pool(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the pool leaves as many places for `{before.op.name}` as there are")
     if not sweep.used_once(before):
         raise Refusal(f"the result of `{before.name}` is read elsewhere too")
+    layer = before.inputs[0]
+    if isinstance(layer, Node) and isinstance(layer.op, LAYERS) and sweep.used_once(layer):
+        raise Refusal(f"`{before.op.name}` costs nothing as the epilogue of `{layer.name}`")
     _check_rising(before, sweep)
     if isinstance(node.op, ops.MaxPool) and node.op.dilation != (1, 1) and any(node.op.pads(before.type)):
         raise Refusal("a dilated window can lie in the padding alone")
