@@ -29,6 +29,8 @@ WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
 
 def open_module(path_or_text: str | Path) -> Module:
     """The parsed file at a path, or a text that holds a model (it contains a brace or a line break)."""
+    if not isinstance(path_or_text, str | Path):
+        raise error("E0902", f"a model is a path or a text, not of type {type(path_or_text).__name__}")
     text = str(path_or_text)
     if isinstance(path_or_text, str) and ("{" in text or "\n" in text):
         return Project.of_text(text)[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
@@ -265,8 +266,12 @@ def target(name: str) -> Target:
     """The target of that name; CnncError E0602 if none is installed under it."""
     found = [entry for entry in entry_points(group="cnnc.targets") if entry.name == name]
     if not found:
-        names = ", ".join(sorted(entry.name for entry in entry_points(group="cnnc.targets")))
-        raise error("E0602", f"there is no target `{name}`", notes=[f"installed targets: {names}"])
+        names = sorted(entry_points(group="cnnc.targets").names)
+        near = get_close_matches(name, names, n=1, cutoff=0.7)  # `gpu` is no misspelt `cpu`
+        raise error(
+            "E0602", f"there is no target `{name}`", notes=[f"installed targets: {', '.join(names)}"],
+            help=f"did you mean `{near[0]}`?" if near else None,
+        )  # fmt: skip
     cls: type[Target] = found[0].load()
     return cls()
 

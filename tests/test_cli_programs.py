@@ -113,6 +113,13 @@ def test_weights_that_are_not_finite_are_told_once(cli: Cli) -> None:
     assert cli("compile", "net.cnn", "-t", "numpy", "--weights", "nan.npz", "--strict").exit_code == 5
 
 
+def test_a_wrong_target_is_told_before_the_model_is_read(cli: Cli) -> None:
+    Path("broken.cnn").write_text("model {")
+    result = cli("compile", "broken.cnn", "-t", "cudda")
+    assert (result.exit_code, "error[E0602]" in result.stderr) == (7, True)
+    assert "did you mean `cuda`?" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "status", "code"),
     [
@@ -175,6 +182,8 @@ def test_run_names_the_classes(cli: Cli) -> None:
     Path("names.txt").write_text("red\ngreen\nblue\n")
     result = cli("run", "mean.cnn", "-i", "image=red.png", "-i", "image=red.png", "--top", 1, "--labels", "names.txt")
     assert result.stdout.splitlines()[1:] == ["  [0] 100.00%  red  (250)", "  [1] 100.00%  red  (250)"]
+    result = cli("run", "mean.cnn", "-i", "image=red.png", "--labels", "names.txt")
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["red", "blue", "green"]
 
 
 def test_run_takes_probabilities_as_they_are(cli: Cli) -> None:
@@ -257,7 +266,7 @@ def test_run_refuses(cli: Cli, args: list[str], status: int, code: str) -> None:
 def test_top_needs_scores(cli: Cli) -> None:
     Path("map.cnn").write_text(MEAN.replace("gap -> flatten", "relu"))
     result = cli("run", "map.cnn", "-i", "image=red.png", "--top", 3)
-    assert (result.exit_code, "--top needs an output" in result.stderr) == (2, True)
+    assert (result.exit_code, "--top and --labels need an output" in result.stderr) == (2, True)
 
 
 def test_a_program_takes_no_options_of_a_model(cli: Cli) -> None:

@@ -189,3 +189,9 @@ def test_outputs_dims_and_dtype(tmp_path: Path) -> None:
             cnnc.load(path, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CnncError, match="E0310"):
         cnnc.load(path, dims={"H": 2})
+
+
+def test_what_is_no_path_and_no_text_is_refused() -> None:
+    with pytest.raises(CnncError, match="not of type int") as refused:
+        cnnc.load(5)  # type: ignore[arg-type]
+    assert refused.value.diagnostics[0].code == "E0902"

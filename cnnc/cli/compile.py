@@ -114,7 +114,9 @@ def build(
 ) -> Program:  # fmt: skip
     """The compiled program of a model; `after` sees the graph after each pass."""
     import cnnc
+    from cnnc.target import target as find
 
+    find(target)  # before the model is read: a wrong name is told at once
     own = signature(cnnc.compile).parameters
     if wrong := [name for name in options or {} if name in own]:
         raise click.UsageError(f"`{wrong[0]}` is not an option of a target")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.argument("place", metavar="PROGRAM|FILE[:MODEL]", type=ModelFile())
 @click.option("-i", "--input", "inputs", type=Assignments(), multiple=True,
               help="A picture, a .npy or .npz file, `random` or `zeros`; more pictures make a batch.")  # fmt: skip
-@click.option("--top", type=click.IntRange(1), help="Show the K classes with the highest scores.")
+@click.option("--top", type=click.IntRange(1), help="Show the K classes with the highest scores [5 with --labels].")
 @click.option("--labels", type=click.Path(path_type=Path), help="Names of the classes, a line each.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Write the outputs to an .npz file.")
 @click.option("--trust", is_flag=True, help="Load the native code of a program; do so only if you know its maker.")
@@ -65,6 +65,10 @@ def run(
     if out is not None and out.suffix not in (".npz", ".safetensors"):
         raise click.UsageError(f"outputs are written as .npz or .safetensors, not to `{out}`")
     names = labels.read_text("utf-8", "replace").splitlines() if labels else None
+    if names is not None and top is None:
+        top = 5
+    if names is not None and top is None:
+        top = 5
     if _is_program(place):
         if target or source != NO_WEIGHTS or replace(settings, dims={}) != NO_SETTINGS:
             raise click.UsageError("a program is compiled already; the options that configure a model are for a FILE")
@@ -77,7 +81,7 @@ def run(
         program = build(place, settings, source, target or "numpy")
     outputs = program(**arrays(program.inputs, inputs, settings.dims))
     if top and not any(_is_scores(array) for array in outputs.values()):
-        raise error("E0902", "--top needs an output of shape [N, classes]")
+        raise error("E0902", "--top and --labels need an output of shape [N, classes]")
     if out is not None:
         from cnnc import weights as weight_files
 

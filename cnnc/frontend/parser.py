@@ -23,6 +23,7 @@ MAX_BYTES = 1_000_000
 MAX_TOKENS = 30_000
 KEYWORDS = ("and", "as", "check", "def", "else", "false", "for", "from", "if", "import", "in", "input", "model", "not",
             "or", "output", "return", "shared", "true")  # fmt: skip
+COMMENT = "a comment begins with `#`; `//` divides"
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -155,7 +156,9 @@ class _Reader:
         if char == '"':
             return _error("E0104", "this string does not end on its line", 'close it with `"`', at)
         help = None
-        if char == "'":
+        if self.after_slashes(at):
+            help = COMMENT
+        elif char == "'":
             help = 'strings are written with double quotes: "..."'
         elif char == ";":
             help = "statements need no separator: remove it"
@@ -187,7 +190,15 @@ class _Reader:
             help = "in a chain a place is named with `label:`; `=` names a value at the start of a statement"
         elif text == "{" and "RPAR" in expected:
             help = "operands go in braces after the parentheses: `add { a | b }`"
+        elif text == ">" and self.source.text[: at.start].rstrip().endswith("-"):
+            help = "the arrow is written without a space: `->`"
+        elif self.after_slashes(at):
+            help = COMMENT
         return _error("E0103", message, help, at)
+
+    def after_slashes(self, at: Span) -> bool:
+        """Whether there is `//` before the end of a place, on its line: a comment of another language."""
+        return "//" in self.source.text[self.source.text.rfind("\n", 0, at.start) + 1 : at.end]
 
     # Tokens and names.
 

@@ -14,7 +14,7 @@ from cnnc.ops.window import Pads, extent, padding, static_padding, windows
 
 @dataclass(frozen=True)
 class Windowed(Op):
-    """Base of the ops with pooling windows: `stride` is the kernel's size where it is not given."""
+    """Base of the ops with pooling windows: `s` is the kernel's size where it is not given."""
 
     kernel: Pair = attr(PairKind(), "k")
     stride: Pair = attr(Optional(PairKind()), "s", default=None)
