@@ -6,6 +6,7 @@ A value is an `Input`, a `Param` or a `Node`. A graph is a name, its inputs and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -158,6 +159,19 @@ class Graph:
                 users[x].append(node)
         return {value: tuple(nodes) for value, nodes in users.items()}
 
+    @cached_property
+    def uses(self) -> Mapping[Value, int]:
+        """How many operands of nodes, and outputs, each value is."""
+        uses = {value: len(users) for value, users in self.users.items()}
+        for value in self.outputs.values():
+            uses[value] += 1
+        return uses
+
+    @cached_property
+    def param_uses(self) -> Mapping[Param, int]:
+        """How many nodes use each parameter."""
+        return Counter(param for node in self.nodes for param in node.params.values())
+
     @property
     def symbols(self) -> frozenset[str]:
         """The symbolic dims of the inputs."""
@@ -166,11 +180,13 @@ class Graph:
     def rebuild(
         self, rule: Callable[[Node, tuple[Value, ...]], Value], inputs: tuple[Input, ...] | None = None
     ) -> Graph:
-        """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first."""
+        """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first; itself if none is."""
         inputs = self.inputs if inputs is None else inputs
         new: dict[Value, Value] = dict(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
             new[node] = rule(node, tuple(new[x] for x in node.inputs))
+        if all(new[x] is x for x in self.users):
+            return self
         return replace(self, inputs=inputs, outputs={name: new[x] for name, x in self.outputs.items()})
 
     def with_outputs(self, outputs: Mapping[str, Value]) -> Graph:

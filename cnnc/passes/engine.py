@@ -91,6 +91,8 @@ class Pass:
         """The rewritten network; notes on what was done and refused are appended to `notes`."""
         sweep = Sweep(network, self, [] if notes is None else notes)
         graph = network.graph.rebuild(sweep.rewrite)
+        if graph is network.graph:
+            return network
         weights = {name: sweep.weights[name] for name in graph.params}
         return Network(graph, MappingProxyType(weights))
 
@@ -101,14 +103,8 @@ class Sweep:
     def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
         self.graph, self.owner, self.notes = network.graph, owner, notes
         self.weights: dict[str, Array] = dict(network.weights)
-        self._uses: dict[Value, int] = {value: len(users) for value, users in self.graph.users.items()}
-        for value in self.graph.outputs.values():
-            self._uses[value] = self._uses.get(value, 0) + 1
-        self._param_uses: dict[Param, int] = {}
-        for node in self.graph.nodes:
-            for param in node.params.values():
-                self._param_uses[param] = self._param_uses.get(param, 0) + 1
-        self._names = {x.name for x in self.graph.users}
+        self._uses = dict(self.graph.uses)
+        self._names: set[str] = set()
         self.memo: dict[object, Any] = {}
         """What rules of this run keep for each other."""
         self.written: Node
@@ -151,10 +147,11 @@ class Sweep:
 
     def owned(self, param: Param) -> bool:
         """Whether one node alone uses the parameter: a shared one must not be changed for the others."""
-        return self._param_uses.get(param, 1) == 1
+        return self.graph.param_uses.get(param, 1) == 1
 
     def name(self, wanted: str) -> str:
         """A name for a further node, which no value of the graph has: as wanted, or with a number after it."""
+        self._names = self._names or {x.name for x in self.graph.users}
         name, number = wanted, 1
         while name in self._names:
             number += 1
@@ -186,9 +183,10 @@ class Pipeline:
         notes: list[Note] = []
         known: AbstractSet[Value] = frozenset()
         for each in self.passes:
-            network = each.run(network, notes)
-            verify(network.graph, known=known)
-            known = network.graph.users.keys()
+            before, network = network, each.run(network, notes)
+            if network is not before:
+                verify(network.graph, known=known)
+                known = network.graph.users.keys()
             if after is not None:
                 after(each, network)
         return Optimised(network, tuple(notes))
