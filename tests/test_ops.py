@@ -257,7 +257,8 @@ def test_multiply_accumulates_are_half_of_torchs_flops(case):
     [
         (ops.Conv(48, 5), ["N, 3, 32, 32"], "N*48*28*28*75"),
         (ops.Conv(64, 3, pad=1, groups=64), ["N, 64, H, W"], "N*64*9*H*W"),
-        (ops.Local(16, 9), ["N, 32, 63, 63"], "N*16*55*55*32*81"),
+        (ops.Local(16, (9, 8)), ["N, 32, 63, 63"], "N*16*55*56*32*72"),
+        (ops.Deconv(6, (2, 3), groups=2), ["N, 4, 5, 7"], "N*4*5*7*3*6"),
         (ops.Rbf(10), ["N, 84"], "840*N"),
         (ops.MatMul(), ["N, 8, H, W", "W, 5"], "N*8*H*W*5"),
         (ops.MaxPool(2), ["N, 3, H, W"], "0"),
@@ -275,7 +276,8 @@ def test_multiply_accumulates(op, operands, macs):
     ("op", "pads"),
     [
         (ops.Conv(8, 3, pad="half"), (1, 1, 1, 1)),
-        (ops.Local(8, 4, pad="same_upper"), (1, 1, 2, 2)),
+        (ops.Local(8, (3, 4), (2, 3), "same_upper"), (1, 1, 1, 2)),
+        (ops.Conv(8, (3, 4), (2, 3), "same_lower", (2, 1)), (2, 2, 2, 1)),
         (ops.MaxPool(2, 2, "same_upper"), (0, 0, 1, 0)),
         (ops.AvgPool(3, 2, "same_lower"), (1, 1, 1, 0)),
         (ops.L2Pool((2, 3), pad=(0, 1)), (0, 1, 0, 1)),
@@ -285,6 +287,22 @@ def test_multiply_accumulates(op, operands, macs):
 def test_padding_in_numbers(op, pads):
     """Top, left, bottom, right, on 15 rows and 22 columns."""
     assert op.pads(shape("N, 6, 15, 22")) == pads
+
+
+@pytest.mark.parametrize(
+    ("make", "out"),
+    [
+        (lambda: ops.Clip(1, 1), "N, 6, 15, 22"),
+        (lambda: ops.MaxPool(3, pad=2), "N, 6, 6, 8"),
+        (lambda: ops.Deconv(8, 1, stride=(2, 1), out_pad=(1, 2), dilation=(1, 3)), "N, 8, 30, 24"),
+        (lambda: ops.Slice(0, 1), "N, 1, 15, 22"),
+        (lambda: ops.Slice(2, -3), "N, 1, 15, 22"),
+        (lambda: ops.Slice(-4, 3), "N, 1, 15, 22"),
+        (lambda: ops.Upsample(2, "bilinear", align_corners=True), "N, 6, 30, 44"),
+    ],
+)  # fmt: skip
+def test_attributes_at_their_limits(make, out):
+    assert make().result(shape("N, 6, 15, 22")) == shape(out)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +319,15 @@ def test_padding_in_numbers(op, pads):
 )
 def test_padding_that_does_not_depend_on_the_input(pad, span, stride, expected):
     assert static_padding(pad, span, stride) == expected
+    assert static_padding(pad, span, stride) == expected
+
+
+def test_padding_is_resolved_at_construction():
+    assert ops.Conv(8, (3, 5), dilation=(2, 1), pad="half").pad == (2, 2, 2, 2)
+    assert ops.Deconv(8, (3, 5), pad="half").pad == (1, 2, 1, 2)
+    assert ops.Local(8, (3, 4), pad="same_lower").pad == (1, 2, 1, 1)
+    assert ops.MaxPool((3, 4), 1, "same_upper", dilation=(1, 2)).pad == (1, 3, 1, 3)
+    assert ops.MaxPool((3, 4), pad="same_upper").pad == "same_upper"
 
 
 class TestLayerFacts:

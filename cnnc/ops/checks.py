@@ -62,7 +62,7 @@ def differ(
     op: str, rank: int, axis: int, left: Dim, right: Dim, *, operand: int, axis_there: int, nouns: str = "operands"
 ) -> OpError:
     """The error for dims that should agree: E0312 for channels, E0313 for others; `axis_there` is the operand's own."""
-    code = "E0312" if axis == 1 and rank > 1 else "E0313"
+    code = "E0312" if axis == 1 else "E0313"
     what = _OF_IMAGES[axis] if rank == 4 or axis < 2 <= rank else f"sizes of dimension {axis}"
     hint = None
     if code == "E0313" and not (isinstance(left, int) and isinstance(right, int)):
