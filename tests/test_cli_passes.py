@@ -46,7 +46,10 @@ def test_passes_lists_them_in_order(cli: Cli) -> None:
         (["--after", "all"], ["fused", "conv", "relu", "concat"]),
         (["--after", "all", "-O1"], ["fused", "conv", "relu", "concat"]),
         (["--after", "all", "-O0"], ["conv", "bn", "relu", "conv", "relu", "concat", "dropout"]),
-        (["--after", "all", "-O0", "--passes", "fold_batch_norm"], ["conv", "relu", "conv", "relu", "concat", "dropout"]),
+        (
+            ["--after", "all", "-O0", "--passes", "fold_batch_norm"],
+            ["conv", "relu", "conv", "relu", "concat", "dropout"],
+        ),
         (["--after", "all", "-O3", "--passes=-fuse_epilogue"], ["conv", "relu", "conv", "relu", "concat"]),
     ],
     ids=str,

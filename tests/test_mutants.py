@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant("epsilon of another framework", affine.affine, "+ eps)", "+ 1e-3)", BN),
     Mutant("mean forgotten", affine.affine, '- scale * sweep.array(node, "running_mean")', "", BN),
     Mutant("variance for deviation", affine.affine, "np.sqrt(", "(", BN),
-    Mutant("bias of the layer dropped", fold_batch_norm.into_layer, "scale * bias + shift", "shift", BN),
-    Mutant("bias not scaled", fold_batch_norm.into_layer, "scale * bias + shift", "bias + shift", BN),
+    Mutant("bias of the layer dropped", fold_batch_norm.into_layer, "bias_of(layer, sweep) + shift", "0 + shift", BN),
+    Mutant("bias not scaled", fold_batch_norm.into_layer, "scale * bias_of", "bias_of", BN),
     Mutant(
         "fold through a shared value", fold_batch_norm.into_layer, "not sweep.used_once(layer)", "False",
         "a = x -> conv(4, 3)\n  y = concat { a | a -> bn }",
@@ -96,15 +96,15 @@ MUTANTS = (
         "if True", NORMALIZE.format(", pad=1"),
     ),
     Mutant(
-        "normalize multiplies by the deviation", fold_normalize._folded, "weight = weight / per_input",
-        "weight = weight * per_input", NORMALIZE.format(""),
+        "normalize multiplies by the deviation", fold_normalize._folded, "per_input(1 / np",
+        "per_input(1 * np", NORMALIZE.format(""),
     ),
     Mutant(
-        "offset folded at padded borders", fold_into_next._check_shift,
+        "offset folded at padded borders", fold_into_next._check_offset,
         "op.pads(layer.inputs[0].type) != (0, 0, 0, 0)", "False", BETWEEN.format(", pad=1"),
     ),
     Mutant(
-        "offset subtracted", fold_into_next.into_next, "bias = bias + (weight", "bias = bias - (weight",
+        "offset subtracted", fold_into_next.into_next, "bias = bias + terms", "bias = bias - terms",
         BETWEEN.format(""),
     ),
     Mutant(
@@ -120,7 +120,7 @@ MUTANTS = (
         "left, top, right, bottom = (a + b", "y = x -> pad([1, 0, 0, 1]) -> conv(4, 3)",
     ),
     Mutant(
-        "negative clip taken for never negative", canonical.clipping, "if low >= 0", "if low >= -1",
+        "negative clip taken for never negative", canonical._never_negative, "low >= 0", "low >= -1",
         "y = x -> clip(-1, 1) -> relu",
     ),
     Mutant(

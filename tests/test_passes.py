@@ -27,6 +27,7 @@ def run(graph: Graph, *names: str) -> tuple[Network, dict[str, str]]:
     """The network after these passes, and the reasons they gave for what they left, by node."""
     passes = tuple(PASSES[name] for name in names)
     result = Pipeline(passes).run(Network(graph, random_weights(graph)))
+    assert {node.origin for node in result.network.graph.nodes} <= {node.origin for node in graph.nodes}
     return result.network, {note.node.name: note.reason for note in result.notes if not note.applied}
 
 
@@ -97,9 +98,18 @@ def test_share_common_tells_weights_apart() -> None:
         ("x -> reshape(8, 32) -> flatten", ["flatten"]),
         ("x -> flatten(axis=2) -> flatten", ["flatten"]),
         ("x -> flatten(axis=0) -> slice(0, 9, axis=0)", ["flatten", "slice"]),
+        ("x -> flatten(axis=0) -> reshape(1, 1)", ["flatten", "reshape"]),
         ("x -> pad([1, 0, 2, 3]) -> conv(3, 3, pad=1)", ["conv"]),
         ("x -> pad(1, value=1) -> conv(3, 3, pad=1)", ["pad", "conv"]),
         ("x -> pad(1) -> conv(3, 3, s=2, pad=same_upper)", ["pad", "conv"]),
+        ("x -> pad([1, 0, 1, 1]) -> avgpool(3, s=2, pad=1)", ["avgpool"]),
+        ("x -> pad(1) -> avgpool(2, count_include_pad=false)", ["avgpool"]),
+        ("x -> pad(1) -> avgpool(3, pad=1, count_include_pad=false)", ["pad", "avgpool"]),
+        ("x -> pad(1) -> avgpool(3, s=2, ceil=true)", ["pad", "avgpool"]), ("x -> pad(2) -> l2pool(3)", ["l2pool"]),
+        ("x -> relu -> pad(1) -> maxpool(3, s=2)", ["relu", "maxpool"]),
+        ("x -> pad(1) -> maxpool(3)", ["pad", "maxpool"]),
+        ("x -> abs -> pad(3) -> maxpool(3)", ["abs", "pad", "maxpool"]),
+        ("x -> abs -> pad(1) -> maxpool(2, dilation=2)", ["abs", "pad", "maxpool"]),
         ("concat { concat { x | x -> tanh } | x -> exp }", ["tanh", "exp", "concat"]),
         ("x -> c: concat { id | tanh } -> concat { c | exp }", ["tanh", "concat", "exp", "concat"]),
         ("concat { concat(axis=2) { x | x } | concat(axis=2) { x | x } }", ["concat", "concat", "concat"]),
@@ -110,6 +120,8 @@ def test_share_common_tells_weights_apart() -> None:
         ("concat { x | x -> tanh } -> slice(3, 8)", ["tanh", "concat", "slice"]),
         ("concat { x | x -> tanh } -> slice(4, 8, axis=2)", ["tanh", "concat", "slice"]),
         ("x -> relu -> relu", ["relu"]), ("x -> sigmoid -> relu", ["sigmoid"]), ("x -> clip(0, 1) -> relu", ["clip"]),
+        ("x -> hard_sigmoid -> relu", ["hard_sigmoid"]), ("x -> exp -> relu", ["exp"]), ("x -> abs -> relu", ["abs"]),
+        ("x -> softmax -> relu", ["softmax"]),
         ("x -> clip(-1, 1) -> relu", ["clip", "relu"]), ("x -> tanh -> relu", ["tanh", "relu"]),
         ("x -> clip(-1, 1) -> clip(-0.5, 2)", ["clip"]), ("x -> clip(-2, -1) -> clip(-0.5, 2)", ["clip"]),
     ],

@@ -15,8 +15,9 @@ from cnnc.diagnostics import error
 def passes(name: str | None, as_json: bool) -> None:
     """List the passes of the optimiser, or explain one.
 
-    An explanation says what the pass does, why that is right, and what it leaves alone. The passes run in the order of the list, from the level -O on that stands before them: 1 keeps every bit of the results,
-    2 keeps them within rounding, 3 does where no value on the way is infinite.
+    An explanation says what the pass does, why that is right, and what it leaves alone. Passes run in the order of
+    the list, from the level -O on that stands before them: 1 keeps every bit of the results, 2 keeps them within
+    rounding, 3 does where no value on the way is infinite, and 4 is no level: such a pass is asked for by name.
     """
     from cnnc.frontend.call import suggest
     from cnnc.passes import PASSES

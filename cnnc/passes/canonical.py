@@ -4,7 +4,8 @@ All of these keep every bit:
 
 - transpose(q) of transpose(p) is transpose(p[q]); of a reshape or flatten after another only the last is needed, since
   both keep the row-major order within a sample;
-- zero padding before a convolution is the convolution's own padding;
+- zero padding before a convolution is the convolution's own padding; so it is before a pool that sums and counts
+  padding, and before a max-pool of what is never negative: each window has a place of the map;
 - concat of a concat along the same axis is one concat; consecutive slices that make up a tensor, joined again, are
   that tensor; a slice that is exactly one operand of a concat is that operand;
 - relu of what is never negative (relu, sigmoid, exp, softmax, abs, clip from 0 on) is the identity; clip(c, d) of
@@ -48,6 +49,28 @@ def padding(node: Node, sweep: Sweep) -> Value | None:
     return Node(op, before.inputs, node.params, node.name, node.origin)
 
 
+def pool_padding(node: Node, sweep: Sweep) -> Value | None:
+    """pad(value=0) -> pool as pool."""
+    before = node.inputs[0] if isinstance(node.op, ops.AvgPool | ops.L2Pool | ops.MaxPool) else None
+    if not isinstance(before, Node) or not isinstance(before.op, ops.Pad) or before.op.value != 0:
+        return None
+    pool, (x,) = node.op, before.inputs
+    assert isinstance(pool, ops.AvgPool | ops.L2Pool | ops.MaxPool)
+    if isinstance(pool.pad, str) or pool.ceil:  # a window of `ceil` may start in padding before, but not in its own
+        return None
+    match pool:
+        case ops.AvgPool(count_include_pad=counted) if not counted and any(pool.pad):
+            return None
+        case ops.MaxPool(dilation=dilation) if dilation != (1, 1) or not _never_negative(x):
+            return None
+    top, left, bottom, right = (a + b for a, b in zip(pool.pad, before.op.pads, strict=True))
+    if any(size >= k for size, k in zip((top, left, bottom, right), pool.kernel * 2, strict=True)):
+        return None
+    op = replace(pool, pad=(top, left, bottom, right))
+    op = replace(op, count_include_pad=True) if isinstance(op, ops.AvgPool) else op
+    return Node(op, before.inputs, {}, node.name, node.origin)
+
+
 def joining(node: Node, sweep: Sweep) -> Value | None:
     """concat of concat, concat of all slices, slice of concat."""
     match node.op:
@@ -65,14 +88,23 @@ def clipping(node: Node, sweep: Sweep) -> Value | None:
     if not isinstance(before, Node):
         return None
     match node.op, before.op:
-        case ops.Relu(), (ops.Relu() | ops.Sigmoid() | ops.HardSigmoid() | ops.Exp() | ops.Softmax() | ops.Abs()):
-            return before
-        case ops.Relu(), ops.Clip(low=low) if low >= 0:
+        case ops.Relu(), _ if _never_negative(before):
             return before
         case ops.Clip(low=c, high=d), ops.Clip(low=a, high=b):
             return _on(node, ops.Clip(min(max(a, c), d), max(min(b, d), c)), before.inputs[0])
         case _:
             return None
+
+
+def _never_negative(x: Value) -> bool:
+    """Whether x is the result of an op that gives no number below 0."""
+    match x.op if isinstance(x, Node) else None:
+        case ops.Relu() | ops.Sigmoid() | ops.HardSigmoid() | ops.Exp() | ops.Softmax() | ops.Abs():
+            return True
+        case ops.Clip(low=low):
+            return low >= 0
+        case _:
+            return False
 
 
 def _on(node: Node, op: ops.Transpose | ops.Reshape | ops.Flatten | ops.Clip, x: Value) -> Node:
@@ -118,4 +150,4 @@ def _operand(node: Node, joined: Node, axis: int) -> Value | None:
     return None
 
 
-CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, joining, clipping), level=1)
+CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, pool_padding, joining, clipping), level=1)
