@@ -41,6 +41,7 @@ def load(body: str, size: str = "4, 8, 8", head: str = "", dtype: str = "f32") -
 def run(graph: Graph, passes: str, weights: Weights | None = None) -> tuple[Network, dict[str, str]]:
     """The network after these passes alone, and the reasons they gave for what they left, by node."""
     result = optimise(graph, random_weights(graph) if weights is None else weights, level=0, passes=passes)
+    assert {node.origin for node in result.network.graph.nodes} <= {node.origin for node in graph.nodes}
     return result.network, {note.node.name: note.reason for note in result.notes if not note.applied}
 
 

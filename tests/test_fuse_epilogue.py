@@ -108,6 +108,16 @@ def test_texts_read_back_and_parts_come_apart() -> None:
         np.testing.assert_array_equal(evaluate(each, weights, inputs)["y"], evaluate(graph, weights, inputs)["y"])
 
 
+def test_parts_are_named_after_their_node_and_the_last_is_it() -> None:
+    after, _ = fused(load(f"x -> t: tanh -> s: softmax\n  {RESIDUAL}"))
+    apart = unfused(after)
+    assert [node.name for node in apart.nodes if node.op.name not in ("tanh", "softmax")] == [
+        "a+0", "a", "b+0", "b+1", "b",
+    ]  # fmt: skip
+    origins = {node.name: node.origin for node in after.nodes}
+    assert all(node.origin == origins[node.name.partition("+")[0]] for node in apart.nodes)
+
+
 def test_a_fused_op_refuses_what_its_parts_do() -> None:
     x = Input("x", TensorType((1, 4, 6, 6)))
     small = Input("small", TensorType((1, 4, 3, 3)))

@@ -83,6 +83,7 @@ CASES = [
     Case(ops.LayerNorm(affine=False), ANY, ANY[0], lambda x: fn.layer_norm(x, x.shape[1:])),
     Case(ops.GroupNorm(3), ANY, ANY[0], nn.GroupNorm(3, 6)),
     Case(ops.InstanceNorm(), ANY, ANY[0], nn.InstanceNorm2d(6, affine=True)),
+    Case(ops.InstanceNorm(), ("N, 6, H",), "N, 6, H", nn.InstanceNorm1d(6, affine=True)),
     Case(ops.Normalize([0.5], [0.1] * 6), ANY, ANY[0]),
     # pools
     Case(ops.MaxPool(2), ("N, C, H, W",), "N, C, H//2, W//2", nn.MaxPool2d(2)),
@@ -124,6 +125,7 @@ CASES = [
     Case(ops.Resize((7, 9), "bilinear"), ANY, "N, 6, 7, 9", nn.Upsample((7, 9), mode="bilinear")),
     Case(ops.Resize(), ("N, 6, 4, 5", "N, 1, H, W"), ANY[0], lambda x, like: fn.interpolate(x, like.shape[2:])),
     Case(ops.Crop((1, 2)), (ANY[0], "N, 2, H - 3, W - 2"), "N, 6, H - 3, W - 2", lambda x, like: x[..., 1:-2, 2:]),
+    Case(ops.Crop(1), (ANY[0], "N, 2, h, 9"), "N, 6, h, 9", lambda x, like: x[..., 1:3, 1:10]),
     *(Case(op, ANY, "N, 6", lambda x: x.mean((2, 3))) for op in (ops.ReduceMean([2, 3]), ops.ReduceSum([3, 2]))),
     Case(ops.ReduceMax([1], keep=True), ANY, "N, 1, H, W", lambda x: x.amax(1, keepdim=True)),
     Case(ops.ReduceMin([0, 1, 2, 3]), ANY, "", torch.min),
@@ -303,6 +305,17 @@ def test_padding_in_numbers(op, pads):
 )  # fmt: skip
 def test_attributes_at_their_limits(make, out):
     assert make().result(shape("N, 6, 15, 22")) == shape(out)
+
+
+def test_a_stride_as_large_as_the_kernel_is_not_written():
+    assert str(ops.MaxPool(2)) == str(ops.MaxPool(2, 2)) == "maxpool(2)"
+    assert str(ops.MaxPool(3, 2)) == "maxpool(3, s=2)"
+    assert str(ops.Unpool(2, 1)) == "unpool(2, s=1)"
+
+
+def test_axes_are_tuples_and_those_of_reductions_sorted():
+    assert ops.ReduceSum([3, 0, 2]).axes == (0, 2, 3)
+    assert ops.Transpose([1, 0]).axes == (1, 0)
 
 
 @pytest.mark.parametrize(

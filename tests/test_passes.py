@@ -119,6 +119,7 @@ def test_share_common_tells_weights_apart() -> None:
         ("concat { x | x -> tanh } -> slice(4, 8)", ["tanh"]),
         ("concat { x | x -> tanh } -> slice(3, 8)", ["tanh", "concat", "slice"]),
         ("concat { x | x -> tanh } -> slice(4, 8, axis=2)", ["tanh", "concat", "slice"]),
+        ("concat { x | x -> tanh } -> slice(0, 8, axis=2)", ["tanh", "concat"]),
         ("x -> relu -> relu", ["relu"]), ("x -> sigmoid -> relu", ["sigmoid"]), ("x -> clip(0, 1) -> relu", ["clip"]),
         ("x -> hard_sigmoid -> relu", ["hard_sigmoid"]), ("x -> exp -> relu", ["exp"]), ("x -> abs -> relu", ["abs"]),
         ("x -> softmax -> relu", ["softmax"]),
@@ -133,6 +134,11 @@ def test_canonical(body: str, left: list[str]) -> None:
     weights, inputs = random_weights(before), random_inputs(before)
     expected = evaluate(before, weights, inputs, None)["y"]
     np.testing.assert_array_equal(evaluate(after.graph, after.weights, inputs, None)["y"], expected)
+
+
+def test_a_concat_that_is_read_elsewhere_too_stays_one_operand() -> None:
+    after, _ = run(model("y = x -> c: concat { id | tanh } -> concat { c | exp }"), "canonical")
+    assert len(after.graph.nodes[-1].inputs) == 2
 
 
 def test_all_passes_on_a_residual_network() -> None:

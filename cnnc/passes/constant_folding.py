@@ -47,7 +47,8 @@ def joined(node: Node, sweep: Sweep) -> Value | None:
     value = _value(factor, sweep)
     if (_rounded(value, factor.type) != value).any():
         raise Refusal(f"the product of the factors would be rounded to {node.type.dtype}")
-    return Node(ops.Mul(), (inner[0], _constant(value, factor, sweep.name(f"{node.name}.factor"))), {}, node.name)
+    constant = _constant(value, factor, sweep.name(f"{node.name}.factor"))
+    return Node(ops.Mul(), (inner[0], constant), {}, node.name, node.origin)
 
 
 def _is_constant(x: Value) -> bool:

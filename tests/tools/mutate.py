@@ -184,7 +184,8 @@ def main() -> int:
         chosen = [mutant for mutant in found if mutant.key in survived]
     print(f"{len(chosen)} mutants of {len(found)}")
     run = Run(chosen, options.out, options.workers)
-    status = pytest.main(["-q", "-s", "-p", "no:cacheprovider", *tests], [run])
+    # Why a test fails is nothing to spend time on.
+    status = pytest.main(["-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", *tests], [run])
     print(run.report())
     return int(status)
 
