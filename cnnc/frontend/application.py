@@ -33,7 +33,7 @@ from cnnc.frontend.scope import (
     describe,
     join,
 )  # fmt: skip
-from cnnc.frontend.session import CALL_STEPS, MAX_NODES
+from cnnc.frontend.session import CALL_STEPS, MAX_NODES, MODEL_STEPS
 from cnnc.ir.attrs import show_value
 from cnnc.ir.dim import Dim, solve, substitute
 from cnnc.ir.explain import diagnose
@@ -235,10 +235,11 @@ class Application(Lookup):
             message = f"`split({n})` needs a known size that {n} divides along axis {axis}, not that of {value.type}"
             return self.error("E0322", message, site.span, site.scope)
         part = size // n
-        bounds = [{"start": i * part, "stop": (i + 1) * part, "axis": axis} for i in range(n)]
         each = replace(site, flowing=value, operands=None, label=None, label_span=None)
-        slices = [[Given(k, v, site.span) for k, v in bound.items()] for bound in bounds]
-        return [self._apply_op(Slice, given, each) for given in slices]
+        with self.repeated(n, site.span, site.scope):
+            bounds = [{"start": i * part, "stop": (i + 1) * part, "axis": axis} for i in range(n)]
+            slices = [[Given(k, v, site.span) for k, v in bound.items()] for bound in bounds]
+            return [self._apply_op(Slice, given, each) for given in slices]
 
     # Defs and models.
 
@@ -276,8 +277,8 @@ class Application(Lookup):
 
     def parameters(self, block: DefBlock | ModelBlock, args: Sequence[Given], span: Span, scope: Scope) -> Env | None:
         """A new environment with the parameters of a def or model bound; None where the arguments do not fit."""
-        self.tick(CALL_STEPS, span, scope)
         params = block.node.params
+        self.tick(CALL_STEPS + len(params), span, scope)
         if not params and not args:
             return Env(block.env, body=True)
         required = [p.name.text for p in params if p.default is None]
@@ -353,6 +354,7 @@ class Application(Lookup):
 
     def model_body(self, body: s.Block, env: Env, scope: Scope, site: Site) -> object:
         """A model used as a block: inputs bind in order, dims unify, the outputs are its value."""
+        self.tick(MODEL_STEPS, site.span, scope)
         given, env.input = site.given, None
         values = given if isinstance(given, list) else [given]
         inputs = [(st, name) for st in body.statements if isinstance(st, s.InputStmt) for name in st.names]

@@ -13,9 +13,15 @@ from cnnc.frontend.scope import POISON, Poison, Scope
 from cnnc.ir.graph import Param
 
 MAX_CALLS = 64
-MAX_NODES = 12_000
-MAX_STEPS = 100_000
-CALL_STEPS = 4  # what a call of a def takes besides its body, in steps: expressions evaluated
+MAX_NODES = 8_000
+MAX_STEPS = 60_000
+MAX_ERRORS = 100
+CALL_STEPS = 4  # what a call of a def takes besides its body and parameters, in steps: expressions evaluated
+MODEL_STEPS = 40  # what a model used as a block takes besides: its inputs' types are matched
+
+
+def _key(code: str, span: Span | None) -> tuple[str, int, int, int]:
+    return (code, id(span.source), span.start, span.end) if span else (code, 0, 0, 0)
 
 
 class Session:
@@ -32,13 +38,21 @@ class Session:
         self._reported: set[tuple[str, int, int, int]] = set()
 
     def report(self, diagnostic: Diagnostic) -> Poison:
-        """Keep a diagnostic, one for each fault and place: a block used ten times is wrong once."""
+        """Keep a diagnostic, one for each fault and place: a block used ten times is wrong once.
+
+        After `MAX_ERRORS` there are no more: CnncError.
+        """
         span = diagnostic.primary.span if diagnostic.primary else None
-        key = (diagnostic.code, id(span.source) if span else 0, span.start if span else 0, span.end if span else 0)
-        if key not in self._reported:
-            self._reported.add(key)
+        if not self.told(diagnostic.code, span):
+            self._reported.add(_key(diagnostic.code, span))
             self.diagnostics.append(diagnostic)
+            if len(self.diagnostics) == MAX_ERRORS:
+                raise CnncError(tuple(self.diagnostics))
         return POISON
+
+    def told(self, code: str, span: Span | None) -> bool:
+        """Whether that fault of that place is reported already."""
+        return _key(code, span) in self._reported
 
     def error(
         self, code: str, message: str, span: Span, scope: Scope | None = None, *, help: str | None = None,

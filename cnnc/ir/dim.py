@@ -10,7 +10,7 @@ and a floor of a floor made one, so that `(2*h + 1)//2 == h`. A constant express
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import TypeAlias
@@ -20,7 +20,8 @@ from cnnc.diagnostics import error
 Dim: TypeAlias = "int | Sym"
 Atom: TypeAlias = "str | Floor | Min"
 MAX_TERMS = 256
-"""A product of sums grows fast; networks need a handful of terms."""
+"""Those inside of divisions and minima included. Products of sums and divisions of divisions grow fast; networks need
+a handful."""
 
 Monomial: TypeAlias = tuple[Atom, ...]  # its atoms, sorted, an atom repeated for a power; () is the constant
 
@@ -233,10 +234,24 @@ def _make(terms: dict[Monomial, int]) -> Dim:
     kept = sorted(((mono, c) for mono, c in terms.items() if c), key=lambda term: _mono_key(term[0]))
     if not kept:
         return 0
-    if len(kept) > MAX_TERMS:
-        message = f"a dimension has {len(kept):,} terms, the limit is {MAX_TERMS}"
+    if (count := _count(kept)) > MAX_TERMS:
+        message = f"a dimension has {count:,} terms, the limit is {MAX_TERMS}"
         raise error("E0506", message, help="give the size a name of its own")
     return kept[0][1] if len(kept) == 1 and not kept[0][0] else Sym(tuple(kept))
+
+
+def _count(terms: Sequence[tuple[Monomial, int]]) -> int:
+    """The terms, and those of their atoms."""
+    inner = (dim.terms for mono, _ in terms for atom in mono for dim in _parts(atom))
+    return len(terms) + sum(map(_count, inner))
+
+
+def _parts(atom: Atom) -> Iterator[Sym]:
+    """The dims inside of an atom."""
+    if isinstance(atom, Floor):
+        yield atom.of
+    elif isinstance(atom, Min):
+        yield from (dim for dim in (atom.left, atom.right) if isinstance(dim, Sym))
 
 
 def _atom_key(atom: Atom) -> tuple[int, str]:
@@ -250,10 +265,8 @@ def _mono_key(mono: Monomial) -> tuple[int, list[tuple[int, str]]]:
 def _names(atom: Atom) -> Iterator[str]:
     if isinstance(atom, str):
         yield atom
-    elif isinstance(atom, Floor):
-        yield from symbols(atom.of)
-    else:
-        yield from symbols(atom.left) | symbols(atom.right)
+    for dim in _parts(atom):
+        yield from symbols(dim)
 
 
 def _substitute_atom(atom: Atom, values: Mapping[str, Dim]) -> Dim:
