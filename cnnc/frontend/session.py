@@ -17,7 +17,7 @@ MAX_NODES = 8_000
 MAX_STEPS = 60_000
 MAX_ERRORS = 100
 CALL_STEPS = 4  # what a call of a def takes besides its body and parameters, in steps: expressions evaluated
-MODEL_STEPS = 40  # what a model used as a block takes besides: its inputs' types are matched
+MODEL_STEPS = 80  # what a model used as a block takes besides: its inputs' types are matched
 
 
 def _key(code: str, span: Span | None) -> tuple[str, int, int, int]:
