@@ -47,6 +47,8 @@ CELL = np.dtype([("written", np.uint32), ("read", np.uint32), ("writer", np.uint
 BY_HOST = 1
 """The time of its writes: before all launches."""
 COMPILE = ("g++", "-std=c++17", "-w", "-c", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing")
+FAST = ("-O3", "-march=native")
+"""Half the time of -O1 for large networks. Sums keep their order, and nothing is contracted."""
 CHECKED = ("-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
 
 
@@ -238,7 +240,7 @@ def _compiled(source: str, checked: bool) -> ctypes.CDLL:
         text.write_text(_as_cpp(source))
         runtime.write_bytes(_runtime())
         subprocess.run(
-            [*COMPILE, *(CHECKED if checked else ("-O1",)), f"-I{folder}", str(text), "-o", str(kernels)], check=True
+            [*COMPILE, *(CHECKED if checked else FAST), f"-I{folder}", str(text), "-o", str(kernels)], check=True
         )
         subprocess.run(["g++", "-shared", str(kernels), str(runtime), "-o", str(library)], check=True)
         loaded = ctypes.CDLL(str(library))

@@ -32,18 +32,18 @@ TARGETS = ("numpy", "torch", "onnx", "cpu")
 SMALL = {"H": 64, "W": 96}
 """Rows and columns for networks that take images of any size: small, and not square."""
 TINY = {"H": 32, "W": 64}
-"""The same for the VGGs, of much arithmetic."""
+"""The same for those of much arithmetic."""
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "mlp": {}, "mlp:Perceptron": {}, "lecun1989": {}, "lenet5": {}, "lenet5:LeNet5_1998": {}, "nin": {}, "alexnet": {},
     "zfnet": {}, "alexnet_torchvision": {}, "overfeat": {}, "overfeat:OverFeatAccurate": {}, "vgg_a": TINY,
     "vgg_a_lrn": TINY, "vgg_b": TINY, "vgg_c": TINY, "vgg_d": TINY, "vgg_e": TINY, "googlenet": {},
-    "googlenet_torchvision": {}, "inception_v3": {}, "resnet18": SMALL, "resnet34": SMALL, "resnet50": SMALL,
+    "googlenet_torchvision": SMALL, "inception_v3": {}, "resnet18": SMALL, "resnet34": SMALL, "resnet50": SMALL,
     "resnet101": SMALL, "resnet152": SMALL, "resnext50": SMALL, "densenet121": SMALL, "squeezenet": SMALL,
     "shufflenet_v2": SMALL, "mobilenet_v1": SMALL, "mobilenet_v2": SMALL, "mobilenet_v3": SMALL,
     "mobilenet_v3:MobileNetV3Small": SMALL, "efficientnet_b0": SMALL, "autoencoder": {}, "dcgan": {},
     "dcgan:Generator": {}, "dcgan:Discriminator": {}, "twohead": SMALL, "unet": {"h": 11, "w": 12},
-    "fcn_resnet50": SMALL, "frrn": {"h": 3, "w": 4}, "hourglass": {"h": 1, "w": 2}, "fcn:FCN32s": SMALL,
+    "fcn_resnet50": TINY, "frrn": {"h": 1, "w": 2}, "hourglass": {"h": 1, "w": 2}, "fcn:FCN32s": SMALL,
     "fcn:FCN16s": SMALL, "fcn": SMALL, "deconvnet": {}, "yolo1": {}, "deepface": {}, "deepface:Siamese": {}, "rcnn": {},
     "rcnn:FastRCNN": {"H": 96, "W": 128, "R": 5}, "faster_rcnn": {"h": 2, "w": 3}, "faster_rcnn_fpn": {"h": 1, "w": 2},
 }  # fmt: skip
@@ -76,11 +76,9 @@ SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "re
 """Large networks made of the same layers as a smaller or better known one."""
 
 
-EMULATED = {
-    "mlp", "mlp:Perceptron", "lecun1989", "lenet5", "lenet5:LeNet5_1998", "nin", "resnet18", "resnet50", "densenet121",
-    "squeezenet", "shufflenet_v2", "mobilenet_v2", "mobilenet_v3", "autoencoder", "dcgan", "twohead",
-}  # fmt: skip
-"""The networks whose CUDA kernels are run as well as compiled, on the CPU: those of little arithmetic."""
+HEAVY = {"overfeat", "overfeat:OverFeatAccurate", "inception_v3", "unet"}
+"""Networks of 11 to 27 billion multiply-accumulates for the four samples, as their layers allow no smaller images: a
+minute or more each for the CPU that stands in for the GPU. benchmarks/results has what a run by hand gave."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +156,14 @@ def test_agrees_with_the_reference_at_any_batch(case: Case, target: str) -> None
     assert_agrees(case, cnnc.compile(case.graph, target, case.weights))
 
 
-def test_compiles_for_cuda(case: Case) -> None:
-    """By nvcc for a real architecture; a GPU is not here, so the kernels of the smaller networks run emulated."""
+def test_agrees_on_cuda(case: Case) -> None:
+    """Compiled by nvcc for a real architecture; as a GPU need not be here, the kernels run on the CPU, but for the
+    heaviest."""
     program = cnnc.compile(case.graph, "cuda", case.weights, arch="sm_90")
     assert isinstance(program, TvmProgram)
     assert all(f" {name}_kernel(" in program.source() for name in program.plan.kernels)
-    if case.name in EMULATED:
-        assert program.files()[KERNELS].startswith(FATBIN)
+    assert program.files()[KERNELS].startswith(FATBIN)
+    if case.name not in HEAVY:
         assert_agrees(case, emulated(program))
 
 
