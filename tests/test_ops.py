@@ -140,6 +140,7 @@ CASES = [
     Case(ops.ClipBoxes(), ("N, K, 4", "N, 3, H, W"), "N, K, 4"),
     Case(ops.Nms(1000, 50, 0.7), ("N, 3*H*W, 4", "N, 3, H, W"), "N, 50, 5"),
     Case(ops.Top(100), ("N, 50, 5", "N, K, 5"), "N, 100, 5"),
+    Case(ops.Top(9), ("N, K, 5",), "N, 9, 5"),
 ]  # fmt: skip
 
 

@@ -84,6 +84,7 @@ IMAGE = "f32[N, 64, 56, 56]"
         (ops.Nms(9, 9, 0.5), ["f32[N, 9, 5]", "f32[N, 1, 3, 3]"], "E0308", 0, None, "`nms` takes boxes [N, K, 4], not"),
         (ops.Top(9), ["f32[N, 9, 5]", "f32[N, 9, 4]"], "E0308", 1, None, "`top` takes boxes [N, K, 5], not"),
         (ops.Top(9), ["f32[]"], "E0308", 0, None, "`top` takes boxes [N, K, 5], not f32[]"),
+        (ops.Top(9), ["f32[N, 9, 5]", "f32[]"], "E0308", 1, None, "`top` takes boxes [N, K, 5], not f32[]"),
         # windows
         (ops.Conv(8, 7, pad=1), ["f32[N, 3, 32, 4]"], "E0310", 0, 3, "spans 7, but the padded width is 4 + 1 + 1 = 6"),
         (ops.Conv(8, 3, dilation=9), ["f32[N, 3, 9, W]"], "E0310", 0, 2,

@@ -31,6 +31,7 @@ from types import CodeType, FrameType, FunctionType
 
 import pytest
 from _pytest.runner import runtestprotocol
+from hypothesis import HealthCheck, Phase, settings
 from mutations import Mutant, mutants
 
 Calls = dict[tuple[str, str], list[tuple[float, int]]]
@@ -184,7 +185,15 @@ def main() -> int:
         chosen = [mutant for mutant in found if mutant.key in survived]
     print(f"{len(chosen)} mutants of {len(found)}")
     run = Run(chosen, options.out, options.workers)
-    # Why a test fails is nothing to spend time on.
+    # Why a test fails, and on how small an example, is nothing to spend time on.
+    settings.register_profile(
+        "mutants",
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
     status = pytest.main(["-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", *tests], [run])
     print(run.report())
     return int(status)
