@@ -488,6 +488,7 @@ def test_chains_stay_within_the_bound(graph: Graph) -> None:
     ("body", "left"),
     [
         ("mul { id | constant(1) }", ["tanh"]), ("mul { id | constant(1) | relu }", ["tanh", "relu", "mul"]),
+        ("add { id | mul { constant(1) | constant(1) } }", ["tanh", "constant", "constant", "mul", "add"]),
         ("div { id | constant([1, 1, 1, 1], shape=[4, 1, 1]) }", ["tanh"]), ("sub { id | constant(0) }", ["tanh"]),
         ("add { id | constant(0) }", ["tanh", "constant", "add"]),
         ("sub { constant(0) | id }", ["constant", "tanh", "sub"]),
@@ -522,6 +523,7 @@ def test_subtracting_negative_zero_is_not_neutral() -> None:
         ("a = constant([1, 2, 4, 8], shape=[4, 1, 1]) b = constant([3, 5, 3, 5, 3, 5, 3, 5], shape=[8])"
             "y = x -> mul { id | a } -> mul { id | b }", ["constant", "mul"]),
         ("y = x -> mul { id | constant(2) } -> mul { id | relu }", ["constant", "mul", "relu", "mul"]),
+        ("z = x -> relu  y = mul { mul { x | z } | z }", ["relu", "mul", "mul"]),
     ],
 )  # fmt: skip
 def test_constant_folding(body: str, left: list[str]) -> None:

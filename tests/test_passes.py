@@ -117,6 +117,7 @@ def test_share_common_tells_weights_apart() -> None:
         ("x -> concat { slice(0, 1) | slice(1, 4) }", []),
         ("x -> concat { slice(1, 4) | slice(0, 1) }", ["slice", "slice", "concat"]),
         ("x -> concat { slice(0, 1) | slice(1, 3) }", ["slice", "slice", "concat"]),
+        ("concat { x -> slice(0, 1) | x -> tanh -> slice(1, 4) }", ["slice", "tanh", "slice", "concat"]),
         ("concat { x | x -> tanh } -> slice(4, 8)", ["tanh"]),
         ("concat { x | x -> tanh } -> slice(3, 8)", ["tanh", "concat", "slice"]),
         ("concat { x | x -> tanh } -> slice(4, 8, axis=2)", ["tanh", "concat", "slice"]),

@@ -314,6 +314,11 @@ def test_a_fully_convolutional_network_takes_a_larger_image() -> None:
         ("slice(1, 9, step=3)", ["conv(3, 3)"]),
         ("take([6, 2, 6])", ["conv(2, 3)", "take([1, 0, 1])"]),
         ("take([6, 2])", ["conv(2, 3)", "take([1, 0])"]),
+        ("take([2, 6])", ["conv(2, 3)"]),
+        ("conv(2, 3) -> conv(2, 3, groups=2) -> slice(0, 1)", ["conv(9, 3)", "conv(1, 3)", "conv(1, 3)"]),
+        ("concat { slice(0, 1) | slice(1, 4) }", ["conv(4, 3)", "slice(0, 1)", "slice(1, 4)", "concat"]),
+        ("concat { slice(0, 4, step=2) | slice(0, 4) }",
+         ["conv(4, 3)", "slice(0, 3, step=2)", "slice(0, 4)", "concat"]),
         ("concat { slice(0, 2) | slice(1, 4) }", ["conv(4, 3)", "slice(0, 2)", "slice(1, 4)", "concat"]),
         ("concat { slice(2, 9, step=2) | slice(4, 6) }",
          ["conv(5, 3)", "take([0, 1, 3, 4])", "slice(1, 3)", "concat"]),
@@ -347,6 +352,7 @@ def test_dead_features() -> None:
         ("y = x -> c: conv(8, 3, groups=2) -> slice(0, 3)", "the 2 groups of `c` would have different sizes"),
         ("shared s = conv(4, 3, pad=1)  y = x -> c: s -> d: s -> slice(0, 3)", "the weights of `d` are shared"),
         ("y = x -> relu -> slice(0, 3)", ""),
+        ("y = add { x | constant(1) }", ""),
     ],
 )  # fmt: skip
 def test_channels_that_stay(body: str, reason: str) -> None:
