@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from cnnc.diagnostics import error
 
 Dim: TypeAlias = "int | Sym"
 Atom: TypeAlias = "str | Floor | Min"
-MAX_TERMS = 256
+MAX_TERMS = 64
 """Those inside of divisions and minima included. Products of sums and divisions of divisions grow fast; networks need
 a handful."""
 
@@ -32,9 +32,17 @@ class Floor:
 
     of: Sym
     by: int
+    text: str = field(init=False, compare=False)
+    """Kept, since terms are sorted by it."""
+    size: int = field(init=False, compare=False)
+    """Terms inside."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{_factor(self.of)}//{self.by}")
+        object.__setattr__(self, "size", _count(self.of.terms))
 
     def __str__(self) -> str:
-        return f"{_factor(self.of)}//{self.by}"
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +51,17 @@ class Min:
 
     left: Dim
     right: Dim
+    text: str = field(init=False, compare=False)
+    """Kept, since terms are sorted by it."""
+    size: int = field(init=False, compare=False)
+    """Terms inside."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"min({self.left}, {self.right})")
+        object.__setattr__(self, "size", sum(_count(dim.terms) for dim in _parts(self)))
 
     def __str__(self) -> str:
-        return f"min({self.left}, {self.right})"
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +258,7 @@ def _make(terms: dict[Monomial, int]) -> Dim:
 
 def _count(terms: Sequence[tuple[Monomial, int]]) -> int:
     """The terms, and those of their atoms."""
-    inner = (dim.terms for mono, _ in terms for atom in mono for dim in _parts(atom))
-    return len(terms) + sum(map(_count, inner))
+    return len(terms) + sum(atom.size for mono, _ in terms for atom in mono if not isinstance(atom, str))
 
 
 def _parts(atom: Atom) -> Iterator[Sym]:
@@ -255,7 +270,7 @@ def _parts(atom: Atom) -> Iterator[Sym]:
 
 
 def _atom_key(atom: Atom) -> tuple[int, str]:
-    return (0, atom) if isinstance(atom, str) else (1, str(atom))
+    return (0, atom) if isinstance(atom, str) else (1, atom.text)
 
 
 def _mono_key(mono: Monomial) -> tuple[int, list[tuple[int, str]]]:
