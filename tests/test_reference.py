@@ -55,4 +55,4 @@ def test_an_entry_says_what_an_op_takes() -> None:
     text = entries()["crop"].text
     assert "Takes 2 operands (x, like)." in text
     assert "offset  an integer of at least 0, or two of them for rows and columns" in text
-    assert "`stride` is the kernel's size" in entries()["maxpool"].text  # said by a base class
+    assert "`s` is the kernel's size" in entries()["maxpool"].text  # said by a base class
