@@ -60,7 +60,10 @@ def test_bash_completes_the_names_of_models() -> None:
 
 
 def test_interruption_leaves_no_trace() -> None:
-    process = subprocess.Popen([*CNNC, "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*CNNC, "check", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit SIG_IGN
+    )  # fmt: skip
     assert process.stdin is not None
     time.sleep(2)  # it waits for its input by now
     process.send_signal(signal.SIGINT)
