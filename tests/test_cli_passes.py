@@ -95,6 +95,20 @@ def test_explain_fusion(cli: Cli) -> None:
     ]  # fmt: skip
 
 
+def test_what_runs_no_pass_has_nothing_to_dump(cli: Cli) -> None:
+    result = cli("compile", "net.cnn", "-t", "torch", "--dump-ir", "steps")
+    assert result.exit_code == 2
+    assert "takes the graph as it was written" in result.stderr
+    assert not Path("steps").exists()
+
+
+def test_explain_fusion_takes_the_options_of_models(cli: Cli) -> None:
+    Path("wide.cnn").write_text(NET.replace("Net {", "Net(c) {").replace("conv(4, 3)", "conv(c, 3)"))
+    assert cli("explain", "fusion", "wide.cnn").exit_code == 4
+    assert "now `one`, conv(7, 3)" in cli("explain", "fusion", "wide.cnn", "--set", "c=7").stdout
+    assert cli("explain", "conv", "--set", "c=7").exit_code == 2
+
+
 def test_explain_fusion_of_nothing(cli: Cli) -> None:
     for words in (["fusion"], ["fusion", "net.cnn", "none"], ["conv", "net.cnn"]):
         assert cli("explain", *words).exit_code == 2

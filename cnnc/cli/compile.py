@@ -84,8 +84,7 @@ def compile_(
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)
-    after = graphs_into(dump_ir) if dump_ir else None
-    program = build(place, settings, source, target, own, chosen, after)
+    program = build(place, settings, source, target, own, chosen, dump_ir)
     text = program.source() if print_source else ""
     if print_source and not text:
         raise error("E0605", f"target `{target}` generates no source to print")
@@ -110,18 +109,21 @@ def compile_(
 
 def build(
     place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str] | None = None,
-    chosen: Passes = DEFAULT_PASSES, after: Callable[[Pass, Network], None] | None = None,
+    chosen: Passes = DEFAULT_PASSES, dump_ir: Path | None = None,
 ) -> Program:  # fmt: skip
-    """The compiled program of a model; `after` sees the graph after each pass."""
+    """The compiled program of a model; the graph after each pass is written to the folder `dump_ir`."""
     import cnnc
     from cnnc.target import target as find
 
-    find(target)  # before the model is read: a wrong name is told at once
+    found = find(target)  # before the model is read: a wrong name is told at once
+    if dump_ir is not None and not found.passes:
+        raise click.UsageError(f"target `{target}` takes the graph as it was written: no pass runs to --dump-ir")
     own = signature(cnnc.compile).parameters
     if wrong := [name for name in options or {} if name in own]:
         raise click.UsageError(f"`{wrong[0]}` is not an option of a target")
     graph = load(place, settings)
     weights = weights_for(graph, source)
+    after = graphs_into(dump_ir) if dump_ir else None
     with working(f"compiling {graph.name} for {target}"), told_already():
         return cnnc.compile(
             graph, target, weights, optimise=chosen.optimise, passes=chosen.passes, after=after, **dict(options or {})

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from cnnc.cli.console import coloured, print_json
 from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.fusion import explain_fusion
-from cnnc.cli.options import AS_JSON, Command
+from cnnc.cli.options import AS_JSON, NO_SETTINGS, Command, Settings, model_options
 from cnnc.diagnostics import error
 
 
@@ -35,8 +35,11 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @click.argument("name", required=False, shell_complete=_complete)
 @click.argument("place", metavar="[FILE[:MODEL]]", required=False, type=ModelFile())
 @click.argument("label", required=False)
+@model_options
 @AS_JSON
-def explain(name: str | None, place: Place | None, label: str | None, as_json: bool) -> None:
+def explain(
+    name: str | None, place: Place | None, label: str | None, settings: Settings, as_json: bool
+) -> None:
     """Explain an error, an op, or what the optimiser does.
 
     NAME is the code of an error, an op, or a def of the standard library; without it, all are listed. `fusion` goes
@@ -45,10 +48,10 @@ def explain(name: str | None, place: Place | None, label: str | None, as_json: b
     if name == "fusion":
         if place is None:
             raise click.UsageError("`explain fusion` goes through a FILE: `cnnc explain fusion resnet50`")
-        explain_fusion(place, label, as_json)
+        explain_fusion(place, settings, label, as_json)
         return
-    if place is not None:
-        raise click.UsageError("only `explain fusion` takes a FILE")
+    if place is not None or settings != NO_SETTINGS:
+        raise click.UsageError("only `explain fusion` takes a FILE, and options of models")
     pages = _pages()
     if name is not None and name.upper() in pages:
         code = name.upper()

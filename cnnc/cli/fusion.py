@@ -10,7 +10,7 @@ import click
 from cnnc.cli.console import print_json
 from cnnc.cli.files import Place
 from cnnc.cli.load import load
-from cnnc.cli.options import NO_SETTINGS
+from cnnc.cli.options import Settings
 from cnnc.diagnostics import error
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ _ROWS = 8
 """How many notes of a kind are printed at a line; a block that is used often has more."""
 
 
-def explain_fusion(place: Place, label: str | None, as_json: bool) -> None:
+def explain_fusion(place: Place, settings: Settings, label: str | None, as_json: bool) -> None:
     """Print the notes of all passes on a model, or on the nodes at `label` and below; CnncError E0902 if none are."""
     from cnnc.driver import optimise
     from cnnc.passes import LEVELS
 
-    graph = load(place, NO_SETTINGS)
+    graph = load(place, settings)
     before = [node.name for node in graph.nodes]
     if label is not None and not any(_within(name, label) for name in before):
         raise error("E0902", f"no node of `{graph.name}` is labelled `{label}`", help="`cnnc ir` lists them")

@@ -48,12 +48,11 @@ def ir(
     graph = load(place, settings)
     if after is not None:
         from cnnc.driver import network_of
-        from cnnc.passes import choose, optimise
+        from cnnc.passes import choose, find, optimise
 
         names = choose(chosen.optimise, chosen.passes)
         if after != "all":
-            choose(0, after)  # that there is such a pass
-            if after not in names:
+            if find(after).name not in names:
                 raise click.UsageError(f"pass `{after}` does not run: -O{chosen.optimise} and --passes leave it out")
             names = names[: names.index(after) + 1]
         with told_already():

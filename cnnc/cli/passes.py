@@ -6,7 +6,6 @@ import click
 
 from cnnc.cli.console import print_json
 from cnnc.cli.options import AS_JSON, Command
-from cnnc.diagnostics import error
 
 
 @click.command(cls=Command, examples="cnnc passes\ncnnc passes fold_batch_norm")
@@ -19,17 +18,13 @@ def passes(name: str | None, as_json: bool) -> None:
     the list, from the level -O on that stands before them: 1 keeps every bit of the results, 2 keeps them within
     rounding, 3 does where no value on the way is infinite, and 4 is no level: such a pass is asked for by name.
     """
-    from cnnc.frontend.call import suggest
-    from cnnc.passes import PASSES
+    from cnnc.passes import PASSES, find
 
-    if name is not None and name not in PASSES:
-        hint = suggest(name, list(PASSES)) or "`cnnc passes` lists them"
-        raise error("E0902", f"there is no pass `{name}`", help=hint)
     if as_json:
-        chosen = PASSES.values() if name is None else [PASSES[name]]
+        chosen = PASSES.values() if name is None else [find(name)]
         print_json([{"name": x.name, "level": x.level, "title": x.title, "doc": x.doc} for x in chosen])
     elif name is not None:
-        click.echo(PASSES[name].doc.rstrip())
+        click.echo(find(name).doc.rstrip())
     else:
         width = max(map(len, PASSES))
         click.echo("\n".join(f"-O{x.level}  {x.name:<{width}}  {x.title}" for x in PASSES.values()))

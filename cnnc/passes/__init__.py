@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType
 
 from cnnc.diagnostics import error
@@ -44,6 +45,15 @@ LEVELS: Mapping[int, tuple[str, ...]] = MappingProxyType(
 assume finite values too. A pass of level 4 does what not everybody wants and runs only by name."""
 
 
+def find(name: str) -> Pass:
+    """The pass of that name; CnncError E0902 if there is none."""
+    if name not in PASSES:
+        near = get_close_matches(name, PASSES, n=1)
+        help = f"did you mean `{near[0]}`?" if near else "`cnnc passes` lists them"
+        raise error("E0902", f"there is no pass `{name}`", help=help)
+    return PASSES[name]
+
+
 def choose(level: int, changes: str = "") -> tuple[str, ...]:
     """The passes of a level with `changes`: names to add, and with a `-` to leave out. E0902 for unknown ones."""
     if level not in LEVELS:
@@ -51,9 +61,7 @@ def choose(level: int, changes: str = "") -> tuple[str, ...]:
         raise error("E0902", f"there is no optimisation level {level}", notes=[f"the levels: {known}"])
     chosen = set(LEVELS[level])
     for change in filter(None, (part.strip() for part in changes.split(","))):
-        name = change.removeprefix("-")
-        if name not in PASSES:
-            raise error("E0902", f"there is no pass `{name}`", notes=[f"the passes: {', '.join(PASSES)}"])
+        name = find(change.removeprefix("-")).name
         if change.startswith("-"):
             chosen.discard(name)
         else:
@@ -72,5 +80,5 @@ def optimise(
 
 __all__ = [
     "LEVELS", "PASSES", "Network", "Note", "Optimised", "Pass", "Pipeline", "Refusal", "Rule", "Sweep", "choose",
-    "optimise",
+    "find", "optimise",
 ]  # fmt: skip
