@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from cnnc.diagnostics import CnncError
 from cnnc.driver import open_module
 from cnnc.frontend.model import choose
 from cnnc.ir.graph import Graph
-from cnnc.ops import Local
 from cnnc.target import Program
 from cnnc_numpy.evaluator import evaluate
 from cnnc_tvm import KERNELS
@@ -101,7 +99,6 @@ def case(request: pytest.FixtureRequest) -> Case:
     graph = cnnc.load(MODELS / f"{file}.cnn", model or None, dims=SIZES[request.param], **ARGS.get(request.param, {}))
     gain = np.float32(GAINS.get(request.param, 1))
     weights = {name: gain * array if array.ndim > 1 else array for name, array in random_weights(graph).items()}
-    weights |= local_weights(graph, weights)
     inputs = random_inputs(graph, seed=1, **dict.fromkeys(graph.symbols, 3))
     if "rois" in inputs:
         inputs["rois"] = random_boxes(inputs["rois"].shape, inputs["image"].shape)
@@ -109,16 +106,6 @@ def case(request: pytest.FixtureRequest) -> Case:
     for output in reference.values():
         assert_alive(output)
     return Case(request.param, graph, weights, inputs, reference)
-
-
-def local_weights(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Those of locally connected layers, [o, oh, ow, c, h, w], scaled for what an output sums: c*h*w.
-
-    `random_weights` scales by all axes after the first. That is 55*55 times too many summands in DeepFace, whose three
-    such layers then let through a ten-thousandth of their input: all that came out was the biases, for any face.
-    """
-    local = [node.params["weight"].name for node in graph.nodes if isinstance(node.op, Local)]
-    return {name: weights[name] * np.sqrt(np.float32(prod(weights[name].shape[1:3]))) for name in local}
 
 
 def random_boxes(shape: tuple[int, ...], image: tuple[int, ...]) -> Array:

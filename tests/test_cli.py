@@ -234,7 +234,7 @@ def test_doctor_says_what_works(cli: Cli) -> None:
 
 def test_doctor_survives_a_broken_target(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("broken", "no_such_package:Target", "cnnc.targets")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken])
+    monkeypatch.setattr("cnnc.target.installed", lambda: {"broken": broken})
     reason = "cannot be loaded: ModuleNotFoundError: No module named 'no_such_package'"
     assert json.loads(cli("doctor", "--json").stdout)["targets"]["broken"] == {"works": False, "detail": reason}
     assert cli("targets").stdout == f"broken   {reason}\n"

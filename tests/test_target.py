@@ -47,7 +47,7 @@ class SilentTarget(Target):
 def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The target `silent` is installed, and the folder is empty."""
     entry = EntryPoint("silent", f"{__name__}:SilentTarget", "cnnc.targets")
-    monkeypatch.setattr("cnnc.target.entry_points", lambda group: [entry])
+    monkeypatch.setattr("cnnc.target.installed", lambda: {"silent": entry})
     monkeypatch.chdir(tmp_path)
 
 

@@ -8,17 +8,23 @@ from typing import Any
 import numpy as np
 
 from cnnc import ops
-from cnnc.ir.dim import Dim, evaluate, minimum
+from cnnc.ir.dim import Dim, ceildiv, evaluate, minimum
+from cnnc.ir.types import TensorType
 from cnnc.ops.pool import Pool
+from cnnc.ops.window import windows
 from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, UnsupportedError, in_f32, rules
+
+DROPS = 22
+"""The opset from which ONNX's shape inference drops a `ceil` window that would start in the padding."""
 
 
 def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float | None = 0) -> tuple[Tensor, dict[str, Any]]:
     """The operand and the attributes that pad it and round the number of windows.
 
-    `same_*` of an input of symbolic size is left to the runtime. What ONNX Runtime cannot pad (there, a dilated kernel
-    or one smaller than its stride; in pooling, more padding than the kernel has places) is padded with `fill`
-    beforehand, by amounts that leave no room for rounding.
+    `same_*` of an input of symbolic size is left to the runtime. What ONNX cannot pad (in the runtime a dilated kernel
+    or one smaller than its stride; in pooling, more padding than the kernel has places; in old opsets windows of which
+    one axis drops the last and the other has it) is padded with `fill` beforehand, by amounts that leave no room for
+    rounding.
     """
     pads = op.pads(x.type)
     fixed = [p for p in pads if isinstance(p, int)]
@@ -28,13 +34,24 @@ def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float | None = 0) -> 
     elif isinstance(op, ops.Conv):
         return x, {"pads": fixed}
     elif all(p < k for p, k in zip(fixed, op.kernel * 2, strict=True)):
-        return x, {"pads": fixed, **({"ceil_mode": 1} if op.ceil else {})}
+        if e.type.shape[2:] == windows(x.type, op.name, op.pad, op.span, op.stride):
+            return x, {"pads": fixed}
+        if e.opset >= DROPS or not _drops(op, x.type, e.type):
+            return x, {"pads": fixed, "ceil_mode": 1}
     if fill is None:
-        raise UnsupportedError(f"cannot pad `{op.name}` by `{op.pad}` for a stride above the kernel and {x.type}")
+        raise UnsupportedError(f"cannot place the windows of `{op}` on {x.type} in opset {e.opset}")
     first = pads[:2]
     needed = ((n - 1) * s + k for n, s, k in zip(e.type.shape[2:], op.stride, op.span, strict=True))
     last = [-minimum(size + p - n, 0) for n, size, p in zip(needed, x.type.shape[2:], first, strict=True)]
     return e("Pad", x, e.dims((0, 0, *first, 0, 0, *last)), e.number(fill)), {}
+
+
+def _drops(op: Pool, x: TensorType, y: TensorType) -> bool:
+    """Whether rounding up gives a window that starts in the padding, in numbers: other sizes the runtime works out."""
+    top, left, bottom, right = op.pads(x)
+    rooms = (size + p - k for size, p, k in zip(x.shape[2:], (top + bottom, left + right), op.span, strict=True))
+    counts = (ceildiv(room, s) + 1 for room, s in zip(rooms, op.stride, strict=True))
+    return any(isinstance(n, int) and n != count for n, count in zip(y.shape[2:], counts, strict=True))
 
 
 def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float | None = 0, **attributes: object) -> Tensor:
@@ -90,7 +107,8 @@ def maxpool(op: ops.MaxPool, e: Emitter, x: Ref) -> Tensor:
 
 @rules(ops.AvgPool)
 def avgpool(op: ops.AvgPool, e: Emitter, x: Ref) -> Tensor:
-    fill = 0 if op.count_include_pad else None  # what is padded beforehand is counted
+    rounded = op.ceil and not isinstance(op.pad, str)  # what a window has beyond the padding is not counted
+    fill = 0 if op.count_include_pad and not rounded else None  # but what is padded beforehand is
     return pooling(e, "AveragePool", op, x, fill, count_include_pad=int(op.count_include_pad))
 
 

@@ -39,10 +39,9 @@ class TargetName(click.ParamType[str]):
     name = "TARGET"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from importlib.metadata import entry_points
+        from cnnc.target import installed
 
-        names = sorted(entry_points(group="cnnc.targets").names)
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in installed() if name.startswith(incomplete)]
 
 
 @click.command(

@@ -66,14 +66,14 @@ def doctor(as_json: bool) -> None:
 
 def _installed() -> dict[str, Target | Exception]:
     """The targets by name, or what came of loading one: a broken package must not hide the others."""
-    from importlib.metadata import entry_points
+    from cnnc.target import installed
 
     found: dict[str, Target | Exception] = {}
-    for entry in sorted(entry_points(group="cnnc.targets"), key=lambda entry: entry.name):
+    for name, entry in installed().items():
         try:
-            found[entry.name] = entry.load()()
+            found[name] = entry.load()()
         except Exception as e:
-            found[entry.name] = e
+            found[name] = e
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from cnnc.diagnostics import error
 from cnnc.ir.dim import evaluate, symbols
 from cnnc.ir.graph import Graph, Node
 from cnnc.target import numpy_dtype
+from cnnc.weights.initial import fans
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
@@ -57,13 +57,15 @@ def random_case(graph: Graph, weights: Weights | None = None, seed: int = 0) -> 
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Weights that hide nothing: He-scaled matrices; biases, scales and statistics away from 0 and 1."""
     rng = np.random.default_rng(seed)
+    ops = {param.name: node.op for node in graph.nodes for param in node.params.values()}
     weights = {}
     for name, param in graph.params.items():
         shape = tuple(evaluate(dim, {}) for dim in param.type.shape)
         if param.init.value == 1.0:  # scales and variances
             values = rng.uniform(0.5, 1.5, shape)
         else:
-            values = rng.standard_normal(shape) * (np.sqrt(2 / prod(shape[1:])) if len(shape) > 1 else 0.2)
+            fan_in = fans(ops[name], shape)[0]
+            values = rng.standard_normal(shape) * (np.sqrt(2 / fan_in) if len(shape) > 1 else 0.2)
         weights[name] = values.astype(numpy_dtype(param.type.dtype))
     return weights
 
