@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import Any
 
 import lark
@@ -64,13 +65,9 @@ def parse_expression(source: Source) -> s.Expr:
 
 
 def _run(source: Source, text: str) -> Any:
-    _check_size(source)
-    reader = _Reader(source, len(text) - len(source.text))
-    # The private loader is the one that Lark's own standalone parsers call.
-    load: Any = lark.Lark._load_from_dict
-    parser = load(tables.DATA, tables.MEMO, lexer_callbacks={"COMMENT": reader.comment})
+    reader = _Reader(source, len(text) - len(source.text), _scan(source))
     try:
-        tree = parser.parse(text)
+        tree = _parser().parse(text)
     except UnexpectedCharacters as e:
         raise reader.unexpected_character(e) from None
     except UnexpectedToken as e:
@@ -78,20 +75,33 @@ def _run(source: Source, text: str) -> Any:
     return reader.build(tree)
 
 
-def _check_size(source: Source) -> None:
-    """E0501 for brackets nested deeper than MAX_DEPTH, E0503 for more tokens than MAX_TOKENS."""
+@cache
+def _parser() -> lark.Lark:
+    """Made from its tables once, in 20 ms."""
+    # The private loader is the one that Lark's own standalone parsers call.
+    load: Any = lark.Lark._load_from_dict
+    parser: lark.Lark = load(tables.DATA, tables.MEMO)
+    return parser
+
+
+def _scan(source: Source) -> list[Span]:
+    """The comments; E0501 for brackets nested deeper than MAX_DEPTH, E0503 for more tokens than MAX_TOKENS."""
+    comments: list[Span] = []
     depth = 0
     for count, token in enumerate(re.finditer(r'#[^\n]*|"[^"\n]*"|\w+|[^\s\w]', source.text)):
         span = Span(source, token.start(), token.end())
         if count == MAX_TOKENS:
             message = f"{source.name} has more than {MAX_TOKENS:,} words and signs"
             raise _error("E0503", message, "repeat blocks with `* n` or `for`", span)
-        if token[0] in "[({":
+        if token[0][0] == "#":
+            comments.append(span)
+        elif token[0] in "[({":
             depth += 1
             if depth > MAX_DEPTH:
                 raise _error("E0501", f"brackets nest deeper than {MAX_DEPTH}", "name the parts", span)
         elif token[0] in "])}":
             depth -= 1
+    return comments
 
 
 def _error(code: str, message: str, help: str | None = None, span: Span | None = None) -> CnncError:
@@ -102,10 +112,13 @@ def _error(code: str, message: str, help: str | None = None, span: Span | None =
 class _Reader:
     """Builds the tree: `on_x` makes the node of grammar rule x from its children."""
 
-    def __init__(self, source: Source, shift: int) -> None:
+    def __init__(self, source: Source, shift: int, comments: list[Span]) -> None:
         self.source, self.shift = source, shift
         self.depth: dict[int, int] = {}
         self.docs: dict[int, list[str]] = {}  # the line a doc comment ends on -> its lines
+        for comment in comments:
+            if (text := comment.text).startswith("##") and not text.startswith("###"):
+                self.docs[comment.line] = [*self.docs.pop(comment.line - 1, []), text[2:].strip()]
         self.kept: list[object] = []  # nodes whose depth is noted stay alive, so that ids are not reused
 
     def build(self, tree: lark.Tree[Any]) -> Any:
@@ -138,12 +151,6 @@ class _Reader:
         return s.Name(self.token_span(token), str(token))
 
     # Doc comments: `## ` lines that end on the line before an item.
-
-    def comment(self, token: lark.Token) -> lark.Token:
-        line = token.line or 0
-        if token.startswith("##") and not token.startswith("###"):
-            self.docs[line] = [*self.docs.pop(line - 1, []), token[2:].strip()]
-        return token
 
     def doc(self, span: Span) -> str:
         return "\n".join(self.docs.get(span.line - 1, []))
