@@ -1,0 +1,61 @@
+"""What the kernels of convolution are generated from: the shape of a convolution, and the processor it is to run on.
+
+In memory a tensor of images lies in blocks of channels, [N, ceil(C / lanes), H, W, lanes]: a vector holds the channels
+of one place. The lanes past the last channel hold zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cnnc_tvm.builder import Expr
+
+Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], Expr]
+"""The epilogue of one element: what `finish(value, n, o, i, j)` makes of the sum for image n, channel o, row i, column j.
+
+It is applied to whole vectors, so that o runs up to the end of the last block: what it reads must lie there as well.
+"""
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """The sizes of a convolution. Height comes before width; `pads` are (top, left, bottom, right)."""
+
+    batch: Expr
+    channels: int
+    filters: int
+    image: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Rows and columns from the first element of a window to its last."""
+        (r, s), (dh, dw) = self.kernel, self.dilation
+        return (r - 1) * dh + 1, (s - 1) * dw + 1
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        (h, w), (top, left, bottom, right), (p, q) = self.image, self.pads, self.span
+        return (h + top + bottom - p) // self.stride[0] + 1, (w + left + right - q) // self.stride[1] + 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel's tile sizes depend on."""
+
+    lanes: int
+    """Floats in a vector: 16 with AVX-512, 8 with AVX2."""
+    registers: int
+    """Vectors that the registers hold: 32 with AVX-512, 16 with AVX2."""
+    cores: int = 1
+    l1: int = 32 * 1024
+    """Bytes of a core's first cache for data."""
+    l2: int = 1024 * 1024
+    """Bytes of a core's second cache."""
