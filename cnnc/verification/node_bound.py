@@ -104,7 +104,7 @@ def _error(node: Node, case: Case, y: Array, c: float) -> Array | None:
             return (1e-6 + U * np.ptp(x, axis=axis, keepdims=True)) * y + 1e-7 * U
         case ops.LogSoftmax(axis=axis):
             return 1e-6 * np.abs(y) + 2 * U * (1 + np.ptp(x, axis=axis, keepdims=True))
-        case ops.Gelu():  # |x|/2 times what erf is off by: 6.2e-7 in PyTorch, which evaluates Abramowitz & Stegun 7.1.26
+        case ops.Gelu():  # |x|/2 times the error of erf: 6.2e-7 in PyTorch (Abramowitz & Stegun 7.1.26)
             return 1e-6 * np.abs(y) + 3.5e-7 * np.maximum(np.abs(x), 1)
         case ops.Silu():
             return 1e-6 * np.abs(y) + 1e-7 * np.maximum(np.abs(x), 1)
