@@ -1,6 +1,7 @@
 # make demo   compiles the digits network for this CPU and classifies real digits
 # make test   lint, types, the wheel in a fresh environment, tests with coverage
-# Both create .venv with the versions of constraints.txt first, when it is missing or out of date.
+# make sweep  the agreement of the large networks whose layers smaller ones cover, on every target
+# All create .venv with the versions of constraints.txt first, when it is missing or out of date.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types wheel tests clean
+.PHONY: demo test lint types wheel tests sweep clean
 
 demo: .venv/.ready
 	$(BIN)/python examples/digits/demo.py
@@ -28,6 +29,9 @@ wheel: .venv/.ready
 
 tests: .venv/.ready
 	$(BIN)/pytest -n 2 --cov --cov-report=term
+
+sweep: .venv/.ready
+	$(BIN)/pytest -n 2 -m sweep
 
 # torchvision is a reference for the tests; without --no-deps it would ask for a torch of its own.
 .venv/.ready: pyproject.toml constraints.txt

@@ -70,13 +70,22 @@ GAINS = {
 softmax would be one class for certain; and for a perceptron whose threshold all samples would pass."""
 
 
-SIBLINGS = {"vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "overfeat", "unet", "frrn"}
-"""Large networks made of the same layers as a smaller or better known one."""
+SIBLINGS = {
+    "vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "resnext50", "overfeat",
+    "overfeat:OverFeatAccurate", "unet", "frrn", "zfnet", "alexnet_torchvision", "googlenet_torchvision",
+    "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn", "faster_rcnn",
+}  # fmt: skip
+"""Large networks made of the same layers as a smaller or better known one: tests of them are the `sweep`."""
 
+LARGE = {
+    "alexnet", "vgg_d", "googlenet", "inception_v3", "densenet121", "efficientnet_b0", "mobilenet_v3:MobileNetV3Small",
+    "hourglass", "deconvnet", "yolo1", "deepface", "rcnn:FastRCNN", "faster_rcnn_fpn", "resnet50", "mobilenet_v2",
+}  # fmt: skip
+"""Networks whose CUDA code takes the CPU that stands in for the GPU ten seconds or more: on `cuda` tests of them are the `sweep`."""
 
 HEAVY = {"overfeat", "overfeat:OverFeatAccurate", "inception_v3", "unet"}
 """Networks of 11 to 27 billion multiply-accumulates for the four samples, as their layers allow no smaller images: a
-minute or more each for the CPU that stands in for the GPU. benchmarks/results has what a run by hand gave."""
+minute or more each for that CPU. benchmarks/results has what a run by hand gave."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,13 @@ class Case:
     reference: Mapping[str, Array]
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else ()) for name in SIZES]
-)
+def networks(*swept: set[str]) -> list[Any]:
+    """The names of the models, those of these sets left to the sweep."""
+    marked = set().union(*swept)
+    return [pytest.param(name, marks=pytest.mark.sweep if name in marked else ()) for name in SIZES]
+
+
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     """One model at a time: all its targets, then the next."""
     file, _, model = request.param.partition(":")
@@ -138,11 +151,13 @@ def test_the_same_under_another_name(one: str, other: str) -> None:
     assert [(x.name, x.op, x.type) for x in first.nodes] == [(x.name, x.op, x.type) for x in second.nodes]
 
 
+@pytest.mark.parametrize("case", networks(SIBLINGS), indirect=True, scope="module")
 @pytest.mark.parametrize("target", TARGETS)
 def test_agrees_with_the_reference_at_any_batch(case: Case, target: str) -> None:
     assert_agrees(case, cnnc.compile(case.graph, target, case.weights))
 
 
+@pytest.mark.parametrize("case", networks(SIBLINGS, LARGE), indirect=True, scope="module")
 def test_agrees_on_cuda(case: Case) -> None:
     """Compiled by nvcc for a real architecture; as a GPU need not be here, the kernels run on the CPU, but for the
     heaviest."""
