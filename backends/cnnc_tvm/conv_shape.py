@@ -13,7 +13,7 @@ from typing import TypeAlias
 from cnnc_tvm.builder import Expr
 
 Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], Expr]
-"""The epilogue of one element: what `finish(value, n, o, i, j)` makes of the sum for image n, channel o, row i, column j.
+"""The epilogue of an element: `finish(value, n, o, i, j)` of the sum for image n, channel o, row i and column j.
 
 It is applied to whole vectors, so that o runs up to the end of the last block: what it reads must lie there as well.
 """
