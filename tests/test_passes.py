@@ -1,5 +1,8 @@
 """Passes: each preserves the value of a graph, does what its page says, and says why where it does not."""
 
+from __future__ import annotations
+
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,9 +12,9 @@ import pytest
 
 import cnnc
 from cnnc import ops
-from cnnc.ir.graph import Graph, Input, Node
+from cnnc.ir.graph import Graph, Input, Node, Value
 from cnnc.ir.types import DType, TensorType
-from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline
+from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline, Sweep, choose
 from cnnc_numpy.evaluator import evaluate
 from numerics import random_inputs, random_weights
 
@@ -162,6 +165,71 @@ def test_the_verifier_sees_a_pass_that_breaks_a_graph() -> None:
     graph = model("y = x -> relu -> tanh")
     with pytest.raises(cnnc.CnncError, match="E0999"):
         Pipeline((Pass("rename", "", (rename,), level=1),)).run(Network(graph, {}))
+
+
+def test_a_pass_that_changes_nothing_returns_the_same_network() -> None:
+    network = Network(model("y = x -> tanh"), {})
+    assert PASSES["canonical"].run(network) is network
+
+
+def test_what_a_pass_says_of_itself() -> None:
+    common = PASSES["share_common"]
+    assert (common.title, common.exact) == ("Compute equal nodes once (common subexpressions)", True)
+    assert not PASSES["fold_batch_norm"].exact
+
+
+def test_a_sweep_counts_uses_as_they_become() -> None:
+    """A value has the readers of those that became it, but not these; what a rule makes is read once."""
+    found: dict[str, int] = {}
+
+    def rule(node: Node, sweep: Sweep) -> Value | None:
+        if isinstance(node.op, ops.Dropout | ops.Add):
+            return node.inputs[0]
+        if isinstance(node.op, ops.Silu):
+            made = Node(ops.Abs(), node.inputs, {}, "made", node.origin)
+            return Node(ops.Relu(), (made,), {}, node.name, node.origin)
+        found.update((x.name, sweep.uses(x)) for x in node.inputs)
+        return None
+
+    body = "x -> c: neg  x -> d: exp  y = concat { c -> dropout -> concat { tanh | relu } | c -> abs"
+    graph = model(f"{body} | add {{ d | d }} -> sqrt | x -> silu }}")
+    Pipeline((Pass("counted", "", (rule,), level=1),)).run(Network(graph, {}))
+    assert found.items() >= {"c": 3, "d": 1, "made": 1}.items()
+
+
+def test_a_sweep_gives_names_that_no_value_has() -> None:
+    sweep = Sweep(Network(model("y = x -> a: relu -> a_3: tanh"), {}), PASSES["canonical"], [])
+    assert [sweep.name(wanted) for wanted in ("a", "b", "b", "b", "a", "x")] == ["a_2", "b", "b_2", "b_3", "a_4", "x_2"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_collected_after_passes_as_before(enabled: bool) -> None:
+    def rule(node: Node, sweep: Sweep) -> None:
+        during.append(gc.isenabled())
+
+    during: list[bool] = []
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        Pipeline((Pass("looking", "", (rule,), level=1),)).run(Network(model("y = x -> tanh"), {}))
+        assert (during, gc.isenabled()) == ([False], enabled)
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_passes_are_chosen_in_their_order() -> None:
+    assert choose(1, "-canonical, fold_scale") == tuple(
+        name for name in PASSES if (name in LEVELS[1] and name != "canonical") or name == "fold_scale"
+    )
+    assert [choose(0), choose(3)] == [(), LEVELS[3]]
+    for level, changes, what, note in (
+        (4, "", "no optimisation level 4", "the levels: 0, 1, 2, 3"),
+        (1, "-q", "no pass `q`", "`cnnc passes` lists them"),
+        (1, "fold_scales", "no pass `fold_scales`", "did you mean `fold_scale`?"),
+    ):
+        with pytest.raises(cnnc.CnncError, match=rf"E0902[^\0]*{what}") as e:
+            choose(level, changes)
+        assert note in str(e.value)
 
 
 def test_passes_are_linear() -> None:

@@ -16,6 +16,7 @@ from numerics import Array, random_inputs, random_weights
 
 ROUNDING = 1e-14
 """In float64, where sums are ordered anew."""
+NO_END = "the windows of `c` may leave out the end of the map, where this pool is padded"
 READ_TWICE = "the result of `c` is read elsewhere too"
 ELSEWHERE = "`c`, whose channels they are, is read elsewhere too"
 
@@ -77,21 +78,46 @@ def test_pools_merge(body: str, left: str) -> None:
 @pytest.mark.parametrize(
     ("body", "size", "reason"),
     [
-        ("c: maxpool(2) -> maxpool(2, pad=1)", 7, "the windows of `c` may leave out the end of the map, where this"),
-        ("c: maxpool(1, s=2) -> maxpool(2)", 8, "the windows of `c` leave gaps"),
-        ("c: maxpool(2, ceil=true) -> maxpool(2)", 7, "`ceil` gives `c` windows that reach past the map"),
-        ("c: maxpool(2) -> d: maxpool(2, ceil=true)", 6, "`ceil` gives `d` windows that reach past the map"),
-        ("maxpool(2) -> d: maxpool(2, s=1, dilation=2)", 8, "the windows of `d` are dilated"),
-        ("maxpool(5, s=1, pad=2) -> maxpool(5, s=1, pad=2)", 8, "one pool of 9x9 windows costs more than both"),
-        ("c: maxpool(2) -> add { maxpool(2, s=1, pad=[1, 1, 0, 0]) | id }", 8, READ_TWICE),
+        ("c: maxpool(2) -> maxpool(2, pad=1)", "7, 7", NO_END),
+        ("c: maxpool(2) -> maxpool(2, pad=[0, 0, 1, 0])", "7, 8", NO_END),
+        ("c: maxpool(2) -> maxpool(2, pad=[0, 0, 0, 1])", "8, 7", NO_END),
+        ("c: maxpool(1, s=2) -> maxpool(2)", "8, 8", "the windows of `c` leave gaps"),
+        ("c: maxpool([1, 3], s=[2, 1]) -> maxpool(2)", "8, 8", "the windows of `c` leave gaps"),
+        ("c: maxpool([3, 1], s=[1, 2]) -> maxpool(2)", "8, 8", "the windows of `c` leave gaps"),
+        ("c: maxpool(2, ceil=true) -> maxpool(2)", "7, 7", "`ceil` gives `c` windows that reach past the map"),
+        ("c: maxpool(2) -> d: maxpool(2, ceil=true)", "6, 6", "`ceil` gives `d` windows that reach past the map"),
+        ("maxpool(2) -> d: maxpool(2, s=1, dilation=2)", "8, 8", "the windows of `d` are dilated"),
+        ("maxpool(5, s=1, pad=2) -> maxpool(5, s=1, pad=2)", "8, 8", "one pool of 9x9 windows costs more than both"),
+        ("c: maxpool(2) -> add { maxpool(2, s=1, pad=[1, 1, 0, 0]) | id }", "8, 8", READ_TWICE),
     ],
 )
-def test_pools_that_stay(body: str, size: int, reason: str) -> None:
-    before = model(f"y = x -> {body}", f"4, {size}, {size}")
+def test_pools_that_stay(body: str, size: str, reason: str) -> None:
+    before = model(f"y = x -> {body}", f"4, {size}")
     after, reasons = run("merge_pools", before)
     assert ops_of(after) == ops_of(before)
     assert len(reasons) == 1
     assert reasons.pop().startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "left"),
+    [
+        ("maxpool([2, 3], s=[1, 3]) -> maxpool(2, pad=[0, 1, 1, 0])", "8, 9",
+         "maxpool([3, 6], s=[2, 6], pad=[0, 3, 1, 0])"),
+        ("maxpool(2) -> maxpool(2, pad=[1, 1, 0, 0])", "15, 15", "maxpool(4, pad=[2, 2, 0, 0])"),
+        ("maxpool(2) -> maxpool(2, pad=[0, 0, 1, 0])", "8, 7", "maxpool(4, pad=[0, 0, 2, 0])"),
+        ("maxpool(2) -> maxpool(2, pad=[0, 0, 0, 1])", "7, 8", "maxpool(4, pad=[0, 0, 0, 2])"),
+        ("maxpool([4, 1], s=[3, 1], pad=[1, 0, 1, 0]) -> maxpool([2, 1], s=[2, 1], pad=[1, 0, 1, 0])", "8, 6",
+         "maxpool([7, 1], s=[6, 1], pad=[4, 0, 4, 0])"),
+        ("maxpool([1, 4], s=[1, 3], pad=[0, 1, 0, 1]) -> maxpool([1, 2], s=[1, 2], pad=[0, 1, 0, 1])", "6, 8",
+         "maxpool([1, 7], s=[1, 6], pad=[0, 4, 0, 4])"),
+        ("maxpool(2, s=1) -> maxpool(2, s=1)", "11, 10", "maxpool(3, s=1)"),  # costs the same
+    ],
+)  # fmt: skip
+def test_pools_merge_by_rows_and_columns(body: str, size: str, left: str) -> None:
+    after, reasons = run("merge_pools", model(f"y = x -> {body}", f"4, {size}"))
+    assert ops_of(after) == ops_of(model(f"y = x -> {left}", f"4, {size}"))
+    assert not reasons
 
 
 def test_pools_of_symbolic_size_merge() -> None:
@@ -99,6 +125,22 @@ def test_pools_of_symbolic_size_merge() -> None:
     after = Pipeline((PASSES["merge_pools"],)).run(Network(before, {})).network.graph
     assert ops_of(after) == ["maxpool(4)"]
     assert after.outputs["y"].type == before.outputs["y"].type
+
+
+@pytest.mark.parametrize("body", ["maxpool(3, s=2, pad=same_upper) -> maxpool(2)",
+                                  "maxpool(2) -> maxpool(3, s=2, pad=same_upper)"])  # fmt: skip
+def test_pools_padded_by_symbolic_sizes_stay(body: str) -> None:
+    before = cnnc.load(f"model M {{ input x: f32[N, 2, H, W] output y  y = x -> {body} }}")
+    result = Pipeline((PASSES["merge_pools"],)).run(Network(before, {}))
+    assert [note.reason for note in result.notes] == ["the padding depends on the size of the input"]
+
+
+@pytest.mark.parametrize("body", ["relu -> maxpool(2)", "maxpool(2) -> relu", "maxpool(2) -> avgpool(2)"])
+def test_what_is_not_two_pools_stays(body: str) -> None:
+    before = model(f"y = x -> {body}")
+    after, reasons = run("merge_pools", before)
+    assert ops_of(after) == ops_of(before)
+    assert not reasons
 
 
 @pytest.mark.parametrize(
