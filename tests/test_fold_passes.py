@@ -224,6 +224,7 @@ def test_an_affine_folds_into_the_layer_after_it(body: str) -> None:
         ("n: bn -> c: conv(4, 3, pad=[0, 0, 0, 1])", "`c` pads the result of `n` with zeros, which have no offset"),
         ("n: bn -> c: conv(4, 3, s=2, pad=same_lower)", "`c` pads the result of `n` with zeros, which have no offset"),
         ("n: scale -> c: deconv(4, 3, s=2)", "the offset of `n` reaches some places of `c` more often than others"),
+        ("n: add { id | k } -> c: conv(4, 3)", "`n.0` may cancel digits exactly, which sums of `c` would not"),
         ("n: sub { id | k } -> c: conv(4, 3)", "`n.0` may cancel digits exactly, which sums of `c` would not"),
         ("mul { id | k } -> mul { id | k } -> n: mul { id | k } -> c: conv(4, 3)",
             "the new weights of `c` would not be finite"),
@@ -292,6 +293,7 @@ MEAN = "normalize([0.485, 0.456, 0.406, 0.5], [0.229, 0.224, 0.225, 0.5])"
         (f"{MEAN} -> conv(6, 3, groups=2, dilation=2)", ["conv(6, 3, dilation=2, groups=2)"]),
         (f"gap -> flatten -> {MEAN} -> linear(6)", ["gap", "flatten", "linear(6)"]),
         ("normalize(0, [1, 2, 3, 4]) -> conv(6, 3, pad=1, bias=false)", ["conv(6, 3, pad=1, bias=false)"]),
+        ("normalize(0, [1, 2, 3, 4]) -> conv(6, 3, pad=1)", ["conv(6, 3, pad=1)"]),
         ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0])",
             ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
         ("normalize(0.5, [1, 2, 3, 4]) -> conv(6, 3, s=3, pad=same_upper)",
@@ -380,6 +382,7 @@ def test_an_input_that_is_read_elsewhere_too_may_be_normalised_by_the_weights() 
         ("relu -> bn -> relu -> scale", ["relu", "scale", "relu", "scale"]),
         ("concat { id | id } -> bn", ["concat", "scale"]),
         ("sub { id | constant(2) } -> bn", ["constant([2])", "sub", "scale"]),
+        ("add { id | constant(2) } -> bn", ["constant([2])", "add", "scale"]),
         ("scale", ["scale"]),
     ],
 )  # fmt: skip

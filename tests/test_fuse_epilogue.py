@@ -14,7 +14,7 @@ from cnnc.ir.json import from_json, to_json
 from cnnc.ir.op import OpError
 from cnnc.ir.text import from_text, to_text
 from cnnc.ir.types import TensorType
-from cnnc.ops.fused import Fused, unfused
+from cnnc.ops.fused import Fused, parts_of, unfused
 from cnnc_numpy.evaluator import evaluate
 from cnnc_tvm.runtime import TvmProgram
 from numerics import assert_agree, random_inputs, random_weights
@@ -68,6 +68,17 @@ def test_what_is_fused(body: str, expected: list[str]) -> None:
 def test_refusals(body: str, reason: str) -> None:
     _, refused = fused(load(body))
     assert next(iter(refused.values())).startswith(reason)
+
+
+def test_an_epilogue_is_as_long_as_it_may_be() -> None:
+    graph, refused = fused(load("y = x -> a: conv(4, 1) -> (tanh -> sigmoid) * 4 -> r: relu"))
+    assert [len(parts_of(node.op)) for node in graph.nodes] == [9, 1]
+    assert list(refused) == ["r"]
+
+
+def test_of_two_layers_the_reason_is_that_of_the_second() -> None:
+    _, refused = fused(load("x -> a: conv(4, 1)  x -> b: conv(4, 1)  y = add { s: add { a | b } | a | b }"))
+    assert refused == {"s.0": "the result of `b` is read elsewhere too"}
 
 
 def test_an_output_is_not_fused_away() -> None:

@@ -146,7 +146,9 @@ def test_what_is_not_two_pools_stays(body: str) -> None:
 @pytest.mark.parametrize(
     "step", ["relu", "clip(0, 6)", "clip(-1, 9)", "hard_sigmoid", "leaky_relu(0.2)", "leaky_relu(3)", "prelu"]
 )
-@pytest.mark.parametrize("pool", ["maxpool(2)", "maxpool(3, s=2, pad=1)", "maxpool(3, s=2, ceil=true)", "gmp"])
+@pytest.mark.parametrize(
+    "pool", ["maxpool(2)", "maxpool(3, s=2, pad=1)", "maxpool(3, s=2, ceil=true)", "maxpool(2, dilation=2)", "gmp"]
+)
 def test_what_rises_moves_after_a_pool(step: str, pool: str) -> None:
     before = model(f"y = x -> c: {step} -> p: {pool}")
     after, reasons = run("reorder_pool", before, {"c.weight": np.array([0.1, 0.5, 1, 2], np.float32)})
@@ -159,6 +161,7 @@ def test_what_rises_moves_after_a_pool(step: str, pool: str) -> None:
     [
         ("c: relu -> maxpool(3, s=1, pad=1)", "the pool leaves as many places for `relu` as there are"),
         ("c: relu -> concat { maxpool(2) | maxpool(2) }", READ_TWICE),
+        ("c: leaky_relu(0) -> maxpool(2)", "the slope of `c` is not positive"),
         ("c: leaky_relu(-1) -> maxpool(2)", "the slope of `c` is not positive"),
         ("c: prelu -> maxpool(2)", "a slope of `c` is not positive"),
         ("c: relu -> maxpool(2, pad=4, dilation=7, s=9)", "a dilated window can lie in the padding alone"),
@@ -169,6 +172,18 @@ def test_what_rises_stays(body: str, reason: str) -> None:
     after, reasons = run("reorder_pool", before, {"c.weight": np.array([0, 1, 2, 3], np.float32)})
     assert ops_of(after) == ops_of(before)
     assert reasons == {reason}
+
+
+def test_what_rises_stays_with_the_layer_before_it() -> None:
+    before = model("y = x -> l: conv(4, 3) -> relu -> maxpool(2)")
+    after, reasons = run("reorder_pool", before)
+    assert ops_of(after) == ops_of(before)
+    assert reasons == {"`relu` costs nothing as the epilogue of `l`"}
+    for body in ("tanh -> c: relu -> p: maxpool(2)", "conv(4, 3) -> concat { c: relu -> p: maxpool(2) | maxpool(2) }"):
+        after, reasons = run("reorder_pool", model(f"y = x -> {body}"))
+        names = [node.name for node in after.nodes]
+        assert names.index("p") < names.index("c")
+        assert not reasons
 
 
 @pytest.mark.parametrize("steps", ["abs", "neg", "step", "exp -> sqrt", "tanh", "sigmoid", "exp", "silu"])
@@ -257,6 +272,9 @@ def test_low_precision_averages_stay() -> None:
         ("conv(5, 8)", ["flatten", "linear(5)", "reshape(5, 1, 1)"]),
         ("conv(5, 8, bias=false) -> flatten", ["flatten", "linear(5, bias=false)"]),
         ("conv(5, 8) -> relu -> conv(3, 1) -> flatten", ["flatten", "linear(5)", "relu", "linear(3)"]),
+        ("conv(5, 8) -> scale -> flatten", ["flatten", "linear(5)", "scale"]),
+        ("mul { constant(2) | id } -> conv(5, 8) -> flatten",
+         ["constant([2])", "mul", "flatten", "linear(5)"]),
         ("conv(5, 8) -> bn -> prelu -> flatten", ["flatten", "linear(5)", "bn", "prelu"]),
         ("gap -> conv(2, 1, s=2) -> conv(4, 1) -> softmax",
          ["gap", "flatten", "linear(2)", "linear(4)", "reshape(4, 1, 1)", "softmax"]),
@@ -307,12 +325,26 @@ def test_a_reshape_that_is_read_twice_stays_where_it_is() -> None:
          ["conv(5, 8, bias=false)", "relu", "dropout", "conv(3, 1)", "flatten"]),
         ("flatten -> linear(5) -> bn -> linear(3) -> softmax",
          ["conv(5, 8)", "bn", "conv(3, 1)", "flatten", "softmax"]),
+        ('flatten -> linear(5, init="orthogonal") -> scale -> linear(3)',
+         ['conv(5, 8, init="orthogonal")', "scale", "conv(3, 1)", "flatten"]),
         ("flatten -> relu -> linear(5)", ["flatten", "relu", "linear(5)"]),
+        ("gap -> relu -> tanh", ["gap", "relu", "tanh"]),
     ],
 )  # fmt: skip
 def test_fully_convolutional(body: str, left: list[str]) -> None:
     after, reasons = run("fully_convolutional", model(f"y = x -> {body}"))
     assert ops_of(after) == left
+    assert not reasons
+
+
+def test_linear_layers_of_maps_that_are_not_square_and_of_vectors() -> None:
+    after, _ = run("fully_convolutional", model("y = x -> f: flatten -> c: linear(5) -> r: relu", "3, 4, 6"))
+    assert [(node.name, str(node.op)) for node in after.nodes] == [
+        ("c", "conv(5, [4, 6])"), ("r", "relu"), ("c.flatten", "flatten"),
+    ]  # fmt: skip
+    before = cnnc.load("model M { input x: f32[2, 4] output y  y = x -> linear(3) }")
+    after, reasons = run("fully_convolutional", before)
+    assert ops_of(after) == ops_of(before)
     assert not reasons
 
 
@@ -452,6 +484,15 @@ def test_a_channel_is_zero_for_every_reader() -> None:
     assert ops_of(run("zero_channels", output, zeroed(output, d=[5], e=[5]))[0]) == ops_of(output)
 
 
+@pytest.mark.parametrize(("groups", "left"), [(1, ["conv(4, 3)", "deconv(4, 3)"]), (2, None)])
+def test_transposed_convolutions_count_their_channels_along_the_first_axis(groups: int, left: list[str] | None) -> None:
+    before = model(f"y = x -> conv(6, 3) -> d: deconv(4, 3, groups={groups})")
+    weights = random_weights(before)
+    weights["d.weight"][[1, 2]] = 0
+    after, _ = run("zero_channels", before, weights)
+    assert ops_of(after) == (left or ops_of(before))
+
+
 def test_channels_of_shared_readers_stay() -> None:
     before = model("shared d = conv(6, 1)  y = x -> conv(6, 3) -> d -> tanh -> d")
     assert ops_of(run("zero_channels", before, zeroed(before, d=[1]))[0]) == ops_of(before)
@@ -487,6 +528,8 @@ def test_zero_channels_assumes_finite_values() -> None:
          {"a": "conv(3, 1)", "b": "conv(3, 3, pad=1)"}),
         ("concat { a: conv(4, 1) | b: conv(4, 1) | c: conv(2, 3, pad=1) | d: conv(3, 3, pad=1) }",
          {"a.merged": "conv(8, 1)", "c.merged": "conv(5, 3, pad=1)"}),
+        ("mul { constant(2) | id } -> concat { a: conv(3, 1) | b: conv(5, 1) }", {"a.merged": "conv(8, 1)"}),
+        ("concat { a: conv(2, 8) | b: conv(3, 8) }", {"a.merged": "conv(5, 8)"}),  # as many weights as elements
     ],
 )  # fmt: skip
 def test_siblings(body: str, left: dict[str, str]) -> None:
@@ -499,6 +542,13 @@ def test_siblings(body: str, left: dict[str, str]) -> None:
 def test_siblings_joined_in_their_order_are_one_layer() -> None:
     after, _ = run("merge_siblings", model("y = x -> concat { conv(3, 1) -> relu | conv(5, 1) -> relu }"))
     assert ops_of(after) == ["conv(8, 1)", "relu"]
+
+
+def test_the_activation_of_siblings_stands_where_the_first_did() -> None:
+    before = model("y = x -> concat { a: conv(3, 1) -> r: relu | conv(5, 1) -> relu }")
+    after, _ = run("merge_siblings", before)
+    origins = [{node.name: node.origin for node in graph.nodes} for graph in (before, after)]
+    assert (origins[1]["a.merged"], origins[1]["a.merged.relu"]) == (origins[0]["a"], origins[0]["r"])
 
 
 def test_siblings_among_the_outputs_keep_their_names() -> None:

@@ -28,8 +28,9 @@ def as_conv(node: Node, sweep: Sweep) -> Value | None:
     if maps.type.rank != 4:
         raise Refusal(f"`{flat.name}` flattens no maps, but {maps.type}")
     _, c, h, w = maps.type.shape
-    if not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
-        return None  # no linear layer takes it
+    assert isinstance(c, int)  # a linear layer takes features of known number only
+    assert isinstance(h, int)
+    assert isinstance(w, int)
     if not all(map(sweep.owned, node.params.values())):
         raise Refusal(f"the weights of `{node.name}` are shared")
     like = node.params["weight"]
@@ -45,7 +46,7 @@ def flatten_later(node: Node, sweep: Sweep) -> Value | None:
     if not isinstance(flat, Node) or flat.op != ops.Flatten() or not sweep.used_once(flat):
         return None
     (maps,) = flat.inputs
-    if maps.type.rank != 4 or maps.type.shape[2:] != (1, 1):
+    if maps.type.shape[2:] != (1, 1):
         return None
     inner = Node(node.op, (maps,), node.params, node.name, node.origin)
     return Node(flat.op, (inner,), {}, flat.name, flat.origin)
