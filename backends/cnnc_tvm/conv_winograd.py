@@ -1,0 +1,243 @@
+"""Convolution with 3x3 windows, stride 1, by Winograd's F(m x m, 3 x 3): m*m places with (m + 2)^2 multiplications.
+
+A tile of m x m places of the result reads (m + 2) x (m + 2) of the image. Input tiles and windows are transformed,
+multiplied element by element, which summed over the channels makes (m + 2)^2 matrix products, and the products are
+transformed back. Each task takes a block of tiles, whose transformed input V stays in the second cache, and some of the
+filters. The transformed weights are one stream in the order they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from cnnc_tvm.builder import Expr
+from cnnc_tvm.conv_shape import ConvShape, Finish
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+Matrix = list[list[Fraction]]
+
+_POINTS = {2: (Fraction(1),), 4: (Fraction(5, 8), Fraction(3, 2))}
+"""Where the polynomials are evaluated for each m, besides 0 and infinity: at these and their negatives.
+
+For F(4x4, 3x3) 5/8 and 3/2 err by less than half of what the usual 1 and 2 do.
+"""
+
+_AHEAD = 16
+"""Channels between the weights that are multiplied and those fetched into the first cache."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is computed by F(m x m, 3 x 3)."""
+
+    m: int
+    lanes: int
+    tiles: int
+    """Of a block."""
+    splits: int
+    """Into how many parts the filters are divided, each a task of its own for each block of tiles."""
+    rows: int
+    """Tiles whose sums are in registers at a time."""
+    columns: int
+    """Vectors of filters whose sums are in registers at a time."""
+
+
+def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
+    """B^T [m + 2, m + 2], G [m + 2, 3] and A^T [m, m + 2]: A^T((G g) * (B^T d)) is the correlation of d with g."""
+    points = [Fraction(0), *(sign * p for p in _POINTS[m] for sign in (1, -1))]
+    size = m + 2
+    others = [[q for q in points if q != p] for p in points]
+    scales = [prod((p - q for q in rest), start=Fraction(1)) for p, rest in zip(points, others, strict=True)]
+    forward = [_coefficients(roots, size) for roots in (*others, points)]
+    weights = [[p**k / scale for k in range(3)] for p, scale in zip(points, scales, strict=True)]
+    inverse = [[*(p**i for p in points), Fraction(int(i == m - 1))] for i in range(m)]
+    return forward, [*weights, [Fraction(0), Fraction(0), Fraction(1)]], inverse
+
+
+def _coefficients(roots: Sequence[Fraction], size: int) -> list[Fraction]:
+    """Of the polynomial with these roots, the lowest power first."""
+    result = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *result]
+        result = [s - root * c for s, c in zip(shifted, [*result, Fraction(0)], strict=True)]
+    return result + [Fraction(0)] * (size - len(result))
+
+
+def pack(weight: Array, plan: Plan) -> Array:
+    """Weights [K, C, 3, 3] transformed, [groups, (m + 2)^2, C, columns * lanes]; C and K are filled up with zeros."""
+    k, c = weight.shape[:2]
+    lanes, width = plan.lanes, plan.columns * plan.lanes
+    g = np.array(matrices(plan.m)[1], np.float64)
+    full = np.zeros((-(-k // width) * width, -(-c // lanes) * lanes, 3, 3))
+    full[:k, :c] = weight
+    u = np.einsum("ar,kcrs,bs->abck", g, full, g, optimize=True)
+    u = u.reshape(len(g) ** 2, full.shape[1], -1, width)
+    return np.ascontiguousarray(np.moveaxis(u, 2, 0), np.float32)
+
+
+def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
+    """Emit the convolution of x by the weights `w` that `pack` made; to be called inside a `T.prim_func`."""
+    _Kernel(shape, plan).write(finish, x, w, out)
+
+
+class _Kernel:
+    def __init__(self, shape: ConvShape, plan: Plan) -> None:
+        self.shape, self.plan, self.lanes = shape, plan, plan.lanes
+        self.m, self.size = plan.m, plan.m + 2
+        self.forward, _, self.inverse = matrices(plan.m)
+        self.grid = tuple(-(-n // plan.m) for n in shape.out)
+        self.total = shape.batch * prod(self.grid)
+        self.blocks = -(-shape.channels // plan.lanes)
+        self.filters = -(-shape.filters // plan.lanes)
+        self.groups = -(-self.filters // plan.columns)
+        self.step = plan.tiles + 1  # a power of two would make all positions of a tile share a line of the cache
+
+    def write(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
+        plan, lanes, square = self.plan, self.lanes, self.size**2
+        with T.parallel(tirx.ceildiv(self.total, plan.tiles) * plan.splits) as task:
+            first = T.bind(tirx.indexdiv(task, plan.splits) * plan.tiles)
+            part = T.bind(tirx.indexmod(task, plan.splits))
+            count = T.bind(tirx.min(plan.tiles, self.total - first))
+            v = T.alloc_buffer((self.blocks, square, self.step, lanes))
+            sums = T.alloc_buffer((square, plan.columns, self.step, lanes))
+            half = T.alloc_buffer((self.size, self.size, lanes))
+            with T.serial(count) as tile:
+                place = self._place(first + tile)
+                with T.serial(self.blocks) as block:
+                    self._transform(place, tile, block, x, half, v)
+            begin = tirx.indexdiv(part * self.groups, plan.splits)
+            end = tirx.indexdiv((part + 1) * self.groups, plan.splits)
+            with T.serial(begin, end) as group:
+                with T.serial(square) as position:
+                    self._multiply(group, position, v, w, sums)
+                with T.serial(count) as tile:
+                    place = self._place(first + tile)
+                    with T.serial(plan.columns) as column:
+                        self._transform_back(place, tile, group, column, finish, sums, half, out)
+
+    def _place(self, number: Expr) -> tuple[Expr, Expr, Expr]:
+        """The image, and the tile's row and column in it."""
+        rows, columns = self.grid
+        image = T.bind(tirx.indexdiv(number, rows * columns))
+        rest = T.bind(tirx.indexmod(number, rows * columns))
+        return image, T.bind(tirx.indexdiv(rest, columns)), T.bind(tirx.indexmod(rest, columns))
+
+    def _transform(self, place: Any, tile: Expr, block: Expr, x: Any, half: Any, v: Any) -> None:
+        (n, ti, tj), (h, w), (top, left, *_) = place, self.shape.image, self.shape.pads
+        size = range(self.size)
+        row, column = T.bind(ti * self.m - top), T.bind(tj * self.m - left)
+        with T.serial(self.size) as k, T.vectorized(self.lanes) as lane:
+            j = column + k
+
+            def read(r: int) -> Expr:
+                i = row + r
+                inside = tirx.all(i >= 0, i < h, j >= 0, j < w)
+                return tirx.if_then_else(inside, x[n, block, i, j, lane], tirx.const(0, "float32"))
+
+            for i, value in enumerate(self._forward([T.bind(read(r)) for r in size])):
+                T.buffer_store(half, value, [i, k, lane])
+        with T.serial(self.size) as i, T.vectorized(self.lanes) as lane:
+            for k, value in enumerate(self._forward([T.bind(half[i, s, lane]) for s in size])):
+                T.buffer_store(v, value, [block, i * self.size + k, tile, lane])
+
+    def _multiply(self, group: Expr, position: Expr, v: Any, w: Any, sums: Any) -> None:
+        """The product of the block of tiles and the weights of a group of filters, at one position."""
+        count = -(-self.plan.tiles // self.plan.rows)
+        rows, more = divmod(self.plan.tiles, count)
+        if more:
+            with T.serial(more) as i:
+                self._product(group, position, i * (rows + 1), rows + 1, v, w, sums)
+        with T.serial(count - more) as i:
+            self._product(group, position, more * (rows + 1) + i * rows, rows, v, w, sums)
+
+    def _product(self, group: Expr, position: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any) -> None:
+        lanes, columns = self.lanes, range(self.plan.columns)
+        held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
+        for row in held:
+            for q in columns:
+                with T.vectorized(lanes) as lane:
+                    T.buffer_store(row, tirx.const(0, "float32"), [q, lane])
+        with T.serial(self.blocks) as block, T.serial(lanes) as c:
+            for q in columns:
+                _prefetch(w, group, position, block * lanes + c + _AHEAD, q * lanes)
+            for r, row in enumerate(held):
+                for q in columns:
+                    with T.vectorized(lanes) as lane:
+                        product = (
+                            v[block, position, first + r, c] * w[group, position, block * lanes + c, q * lanes + lane]
+                        )
+                        T.buffer_store(row, row[q, lane] + product, [q, lane])
+        for r, row in enumerate(held):
+            for q in columns:
+                with T.vectorized(lanes) as lane:
+                    T.buffer_store(sums, row[q, lane], [position, q, first + r, lane])
+
+    def _transform_back(
+        self, place: Any, tile: Expr, group: Expr, column: Expr, finish: Finish, sums: Any, half: Any, out: Any
+    ) -> None:
+        (n, ti, tj), (height, width), size = place, self.shape.out, range(self.size)
+        block = T.bind(group * self.plan.columns + column)
+        with T.If(block < self.filters), T.Then():
+            with T.serial(self.size) as k, T.vectorized(self.lanes) as lane:
+                values = [T.bind(sums[r * self.size + k, column, tile, lane]) for r in size]
+                for i, value in enumerate(self._inverse(values)):
+                    T.buffer_store(half, value, [i, k, lane])
+            with T.serial(self.m) as k:
+                i = ti * self.m + k
+                with T.If(i < height), T.Then():
+                    with T.vectorized(self.lanes) as lane:
+                        values = self._inverse([T.bind(half[k, s, lane]) for s in size])
+                        for s, value in enumerate(values):
+                            T.buffer_store(half, value, [k, s, lane])
+                    for s in range(self.m):
+                        j = tj * self.m + s
+                        with T.If(j < width), T.Then(), T.vectorized(self.lanes) as lane:
+                            value = finish(half[k, s, lane], n, block * self.lanes + lane, i, j)
+                            T.buffer_store(out, value, [n, block, i, j, lane])
+
+    def _forward(self, d: Sequence[Expr]) -> list[Expr]:
+        """B^T d. The rows of a point and its negative differ in the signs of every other term."""
+        result = [_sum(self.forward[0], d)]
+        for row in self.forward[1:-1:2]:
+            parts = [[c if k % 2 == odd else Fraction(0) for k, c in enumerate(row)] for odd in (0, 1)]
+            even, odd = (T.bind(_sum(part, d)) for part in parts)
+            result += [even + odd, even - odd]
+        return [*result, _sum(self.forward[-1], d)]
+
+    def _inverse(self, products: Sequence[Expr]) -> list[Expr]:
+        """A^T products. Every other row takes the differences of a point's product and its negative's, or the sums."""
+        first, *pairs, last = products
+        both = list(zip(pairs[::2], pairs[1::2], strict=True))
+        sums, differences = [T.bind(a + b) for a, b in both], [T.bind(a - b) for a, b in both]
+        return [
+            _sum([row[0], *row[1:-1:2], row[-1]], [first, *(differences if i % 2 else sums), last])
+            for i, row in enumerate(self.inverse)
+        ]
+
+
+def _prefetch(buffer: Any, *index: Expr) -> None:
+    read, everywhere, data = (tirx.const(x, "int32") for x in (0, 3, 1))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, everywhere, data))
+
+
+def _sum(factors: Sequence[Fraction], values: Sequence[Expr]) -> Expr:
+    """The sum of products with constants, those with 1 first: the others become fused multiply-adds."""
+    terms = sorted(((f, x) for f, x in zip(factors, values, strict=True) if f), key=lambda term: abs(term[0]) != 1)
+    total: Expr = None
+    for factor, x in terms:
+        product = x if abs(factor) == 1 else x * tirx.const(float(abs(factor)), "float32")
+        if total is None:
+            total = product if factor > 0 else -product
+        else:
+            total = total + product if factor > 0 else total - product
+    return total

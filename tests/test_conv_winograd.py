@@ -1,0 +1,122 @@
+"""Winograd's convolution of the target `cpu`, against float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from cnnc_tvm.conv_shape import ConvShape
+from cnnc_tvm.conv_winograd import Plan, matrices, pack, write
+from numerics import Array
+
+BOUND = {2: 16.0, 4: 64.0}
+"""The factor of u*S for each m."""
+
+
+def blocked(x: Array, lanes: int) -> Array:
+    """Images [N, C, H, W] as [N, ceil(C / lanes), H, W, lanes]."""
+    n, c, h, w = x.shape
+    blocks = -(-c // lanes)
+    full = np.zeros((n, blocks * lanes, h, w), np.float32)
+    full[:, :c] = x
+    return np.ascontiguousarray(full.reshape(n, blocks, lanes, h, w).transpose(0, 1, 3, 4, 2))
+
+
+def plain(x: Array) -> Array:
+    """Images in blocks as [N, channels, H, W]."""
+    n, blocks, h, w, lanes = x.shape
+    return x.transpose(0, 1, 4, 2, 3).reshape(n, blocks * lanes, h, w)
+
+
+def reference(x: Array, weight: Array, shape: ConvShape) -> Array:
+    top, left, bottom, right = shape.pads
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    return np.einsum("ncijrs,kcrs->nkij", windows, weight.astype(np.float64), optimize=True)
+
+
+def compiled(shape: ConvShape, plan: Plan) -> Any:
+    """The function of (x, weights, residual, y[, n]), whose epilogue adds the residual and then is a ReLU."""
+
+    def blocks(channels: int, *size: int) -> Any:
+        return T.buffer((shape.batch, -(-channels // plan.lanes), *size, plan.lanes), layout=None)
+
+    weights = pack(np.zeros((shape.filters, shape.channels, 3, 3), np.float32), plan).shape
+    with IRBuilder() as made, T.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"tirx.noalias": True})
+        x = T.arg("x", blocks(shape.channels, *shape.image))
+        w = T.arg("w", T.buffer(weights, layout=None))
+        residual = T.arg("residual", blocks(shape.filters, *shape.out))
+        y = T.arg("y", blocks(shape.filters, *shape.out))
+
+        def finish(value: Any, n: Any, o: Any, i: Any, j: Any) -> Any:
+            other = residual[n, tirx.indexdiv(o, plan.lanes), i, j, tirx.indexmod(o, plan.lanes)]
+            return tirx.max(value + other, tirx.const(0, "float32"))
+
+        write(shape, plan, finish, x, w, y)
+    function = made.get()
+    if not isinstance(shape.batch, int):
+        function = tirx.PrimFunc([*function.params, shape.batch], function.body, function.ret_type, function.attrs)
+    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.disable_assert": True}):
+        return tvm.tirx.build(function.with_attr("global_symbol", "main"), tvm.target.Target("llvm"))["main"]
+
+
+def error(shape: ConvShape, plan: Plan, function: Any, seed: int = 0, dims: tuple[int, ...] = ()) -> float:
+    """The largest error in units of u*S."""
+    rng = np.random.default_rng(seed)
+    n = dims[0] if dims else shape.batch
+    x = rng.standard_normal((n, shape.channels, *shape.image), np.float32)
+    weight = rng.standard_normal((shape.filters, shape.channels, 3, 3), np.float32)
+    residual = rng.standard_normal((n, shape.filters, *shape.out), np.float32)
+    result = np.full_like(blocked(residual, plan.lanes), np.nan)
+    arrays = blocked(x, plan.lanes), pack(weight, plan), blocked(residual, plan.lanes), result
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    function(*tensors, *dims)
+    y = plain(tensors[-1].numpy())
+    assert not y[:, shape.filters :].any()
+    expected = np.maximum(reference(x, weight, shape) + residual, 0)
+    size = reference(abs(x), abs(weight), shape) + abs(residual)
+    return float((abs(y[:, : shape.filters] - expected) / size).max() * 2**24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "plan"),
+    [
+        (ConvShape(2, 20, 40, (13, 7), (3, 3), pads=(1, 1, 1, 1)), Plan(4, 16, 5, 2, 3, 2)),
+        (ConvShape(2, 20, 40, (13, 7), (3, 3), pads=(0, 2, 1, 0)), Plan(2, 8, 13, 2, 4, 2)),
+        (ConvShape(1, 3, 5, (1, 1), (3, 3), pads=(1, 1, 1, 1)), Plan(4, 8, 1, 1, 4, 1)),
+        (ConvShape(1, 24, 64, (3, 9), (3, 3)), Plan(2, 16, 3, 1, 4, 4)),
+    ],
+    ids=str,
+)
+def test_agrees(shape: ConvShape, plan: Plan) -> None:
+    assert error(shape, plan, compiled(shape, plan)) <= BOUND[plan.m]
+
+
+def test_batch_known_when_it_runs() -> None:
+    shape = ConvShape(te.var("n", "int32"), 16, 16, (6, 6), (3, 3), pads=(1, 1, 1, 1))
+    plan = Plan(4, 16, 3, 1, 3, 1)
+    function = compiled(shape, plan)
+    for n in (1, 4):
+        assert error(replace(shape, batch=n), plan, function, dims=(n,)) <= BOUND[4]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_matrices_are_exact(m: int) -> None:
+    """In rational numbers the transforms compute the correlation."""
+    forward, weights, inverse = matrices(m)
+    for k in range(m + 2):
+        for r in range(3):
+            products = [row[k] * g[r] for row, g in zip(forward, weights, strict=True)]
+            assert [sum(a * p for a, p in zip(row, products, strict=True)) for row in inverse] == [
+                int(i + r == k) for i in range(m)
+            ]
+    assert all(float(np.float32(float(c))) == c for row in (*forward, *inverse) for c in row)
