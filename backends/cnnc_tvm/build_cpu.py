@@ -9,11 +9,11 @@ import tvm
 from tvm.target import codegen
 
 from cnnc.diagnostics import error
-from cnnc_tvm.builder import Function
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
 from cnnc_tvm.schedule_cpu import schedule
+from cnnc_tvm.tensor import Function
 
 _CONFIG = {
     "tirx.disable_cse_tir": True,  # it fails on some floating-point expressions; LLVM finds them as well
@@ -26,7 +26,7 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
 
     CnncError E0622 for an unknown CPU, E0621 without a linker, E0999 where TVM fails.
     """
-    target = tvm.target.Target({"kind": "llvm", "mcpu": _cpu(mcpu)})
+    target = _target(mcpu)
     linker = find_linker()
     try:
         bodies = {name: placed(f, schedule(f)).with_attr("global_symbol", name) for name, f in functions.items()}
@@ -36,6 +36,19 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     except Exception as e:
         raise error("E0999", f"TVM failed to compile the program: {first_line(e)}") from e
     return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
+
+
+def lanes(mcpu: str) -> int:
+    """Floats in a vector of a CPU: 16 with AVX-512, 8 with AVX2, else 4. CnncError E0622 for an unknown CPU."""
+    target = _target(mcpu)
+    for feature, count in (("avx512f", 16), ("avx2", 8)):
+        if codegen.target_has_features(feature, target):
+            return count
+    return 4
+
+
+def _target(mcpu: str) -> Any:
+    return tvm.target.Target({"kind": "llvm", "mcpu": _cpu(mcpu)})
 
 
 def _cpu(mcpu: str) -> str:

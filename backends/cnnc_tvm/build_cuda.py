@@ -12,11 +12,11 @@ from tvm.tirx.build import split_host_device_mods
 
 from cnnc.diagnostics import error
 from cnnc.ir.dim import Dim, Sym, evaluate, floordiv
-from cnnc_tvm.builder import Function
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
 from cnnc_tvm.plan import Kernel
 from cnnc_tvm.schedule_cuda import schedule
+from cnnc_tvm.tensor import Function
 
 
 def build(functions: Mapping[str, Function], arch: str) -> tuple[str, dict[str, Kernel]]:

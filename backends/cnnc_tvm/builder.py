@@ -10,11 +10,12 @@ functions are built once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tvm_ffi
-from tvm import te, tirx
+from tvm import ir, sym, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -23,109 +24,33 @@ from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm.plan import Step
+from cnnc_tvm.tensor import (
+    MOVES,
+    POINTS,
+    STORED,
+    SUM,
+    SUMS,
+    WRITTEN,
+    Expr,
+    Function,
+    Kernel,
+    Loops,
+    Reduction,
+    Tensor,
+    loaded,
+    stored,
+)
 
 if TYPE_CHECKING:
     from cnnc.target import Array
-
-Expr: TypeAlias = Any
-"""A scalar expression of TVM, or a Python number."""
-
-STORED = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
-"""The type of TVM that elements are stored as. It has a bf16, but lowers few expressions of it; the bits are simple."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loops:
-    """What a function's loops are like, which decides its schedule. `kind` is one of
-
-    - points: each element by itself, from elements at its own place;
-    - moves: each element by itself, from elsewhere;
-    - sums: a reduction for each element;
-    - windows: a reduction over a small window, neighbours in the last axis reading neighbours;
-    - lanes: a convolution or matrix product with its output channels in blocks of `lanes` (the last axis of the
-      reduction), computed for `tile` neighbours in the axis before at a time;
-    - written: statements in the order they are to run.
-    """
-
-    kind: str
-    lanes: int = 1
-    tile: int = 1
-
-    @property
-    def reduces(self) -> bool:
-        return self.kind not in ("points", "moves")
-
-
-POINTS, MOVES, SUMS, WINDOWS, WRITTEN = map(Loops, ("points", "moves", "sums", "windows", "written"))
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A value as rules see it. Indexing reads an element, as f32 whatever the type it is stored in.
-
-    An element that is not stored is computed where it is read: a rule reads each once, or `scalar.bound`s it.
-    """
-
-    type: TensorType
-    element: Callable[..., Expr]
-    te: Any = None
-    """The tensor of TE, where it is stored or a reduction."""
-    loops: Loops | None = None
-    """How its expression must be scheduled if it is stored; None if it is stored already."""
-    label: str = ""
-    """What the function that stores it is named after; and the node its step is written down for."""
-    node: str = ""
-    within: bool = False
-    """Whether each element lies in a stored tensor as it is, at another index: to store it would be to copy it."""
-
-    def __getitem__(self, index: Expr | tuple[Expr, ...]) -> Expr:
-        return self.element(*index) if isinstance(index, tuple) else self.element(index)
-
-    @property
-    def reduces(self) -> bool:
-        """Whether its expression holds a reduction."""
-        return self.loops is not None and self.loops.reduces
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """How elements are combined: `te.sum`, or a maximum or minimum that keeps NaN."""
-
-    combine: Callable[..., Expr]
-
-
-def _keeps_nan(better: Callable[[Expr, Expr], Expr], worst: float) -> Callable[..., Expr]:
-    def combine(a: Expr, b: Expr) -> Expr:
-        v = tirx.Var("v", "float32")  # computed once, though it is read three times
-        return tirx.Let(v, b, tirx.Select(tirx.any(better(v, a), te.isnan(v)), v, a))
-
-    combined = te.comm_reducer(combine, lambda dtype: tirx.const(worst, dtype))
-    return lambda value, axis: combined(value, axis=axis)
-
-
-SUM = Reduction(te.sum)
-MAX = Reduction(_keeps_nan(lambda a, b: a > b, float("-inf")))
-MIN = Reduction(_keeps_nan(lambda a, b: a < b, float("inf")))
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function of TensorIR, not scheduled yet."""
-
-    name: str
-    body: Any
-    loops: Loops
-    over: int | None = None
-    """The position of the operand that the result is written over."""
-    parts: tuple[tuple[int, int], ...] = ()
-    """The positions of the arguments that are parts of larger tensors, and the axis along which they are."""
-
 
 @dataclass
 class Builder:
     """Collects the functions, the tensors and the steps of one graph."""
 
     weights: Mapping[str, Array]
+    lanes: int = 0
+    """Channels in a block of the images it stores; 0 to store them plainly."""
     functions: dict[str, Function] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
     node: str = ""
@@ -143,6 +68,10 @@ class Builder:
 
     def __post_init__(self) -> None:
         self._symbols: dict[str, Any] = {}
+        self._analyzer = sym.Analyzer()
+        self._plain: dict[int, Tensor] = {}  # copies of tensors in blocks
+        self._blocks: dict[int, Tensor] = {}  # and the other way round
+        self._full: set[Any] = set()  # placeholders that may be read up to the end of the last block
         self._ids: dict[Any, int] = {}  # of the placeholders
         self._made: set[int] = set()  # by steps
         self._by_hash: dict[tuple[int, Loops], list[Function]] = {}
@@ -157,16 +86,72 @@ class Builder:
         self._ids[placeholder.op] = number
         return Tensor(type, lambda *i: loaded(placeholder(*i), type.dtype), placeholder)
 
+    def _stored_in_blocks(self, type: TensorType, memory: TensorType) -> Tensor:
+        """A tensor [N, C, H, W] whose memory is [N, ceil(C / lanes), H, W, lanes]; the lanes past C hold zeros."""
+        blocks = self._stored(memory)
+        return replace(self._reading_blocks(type, blocks.te), blocks=blocks)
+
+    def _reading_blocks(self, type: TensorType, blocks: Any) -> Tensor:
+        """Images that lie in a tensor of blocks."""
+        self._full.add(blocks.op)
+
+        def element(n: Expr, c: Expr, i: Expr, j: Expr) -> Expr:
+            block, lane = (self._simple(of(c, self.lanes)) for of in (tirx.floordiv, tirx.floormod))
+            return blocks(n, block, i, j, lane)
+
+        return Tensor(type, element)
+
+    def _simple(self, index: Expr) -> Expr:
+        return index if isinstance(index, int) else self._analyzer.simplify(index)
+
+    def _memory(self, type: TensorType) -> TensorType | None:
+        """The blocks of images that are stored in blocks: of one place they would lie as they do plainly."""
+        if not self.lanes or type.rank != 4 or type.dtype is not DType.F32:
+            return None
+        n, c, h, w = type.shape
+        if not isinstance(c, int) or 2 * c < self.lanes or (h, w) == (1, 1):
+            return None
+        return TensorType((n, -(-c // self.lanes), h, w, self.lanes))
+
+    def in_blocks(self, x: Tensor) -> Tensor | None:
+        """The stored tensor [N, ceil(C / lanes), H, W, lanes] of images; None where these are stored plainly."""
+        memory = self._memory(x.type)
+        if memory is None:
+            return None
+        if x.blocks is None and x.loops is not None:
+            x = self.store(x)
+        if x.blocks is None:
+            number = self.number(x)
+            if number not in self._blocks:
+                self._blocks[number] = self._store(replace(x, loops=MOVES, te=None, label="blocks"), memory)
+            x = self._blocks[number]
+        return x.blocks
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The tensor in memory, one row after the other."""
+        if x.loops is not None:
+            x = self._store(x, None) if x.kernel is None else self.store(x)
+        if x.blocks is None:
+            return x
+        number = self.number(x)
+        if number not in self._plain:
+            self._plain[number] = self._store(replace(x, loops=MOVES, blocks=None, label="plain"), None)
+        return self._plain[number]
+
     def number(self, x: Tensor) -> int:
         """The position of a stored tensor among the plan's."""
-        return self._ids[x.te.op]
+        return self._ids[(x.blocks or x).te.op]
 
     def input(self, type: TensorType) -> Tensor:
         return self._stored(type)
 
     def param(self, param: Param) -> Tensor:
-        """A parameter as it is."""
-        return self.constant(param.name, lambda: self.weights[param.name])
+        """A parameter as it is; one per channel may be read up to the end of the last block."""
+        if not self.lanes or param.type.rank != 1:
+            return self.constant(param.name, lambda: self.weights[param.name])
+        full = self.constant(f"{param.name}:full", lambda: _filled(self.weights[param.name], self.lanes))
+        self._full.add(full.te.op)
+        return replace(full, type=param.type)
 
     def packed(self, param: Tensor, layout: str, pack: Callable[[Array], Array]) -> Tensor:
         """A parameter rearranged while compiling; `layout` tells the arrangements of one parameter apart."""
@@ -183,8 +168,8 @@ class Builder:
         return self._constants[name]
 
     def view(self, x: Tensor, type: TensorType) -> Tensor:
-        """The memory of the stored tensor x seen with another shape."""
-        y = self._stored(type)
+        """The tensor x in memory, one row after the other, seen with another shape."""
+        x, y = self.plain(x), self._stored(type)
         self.views[self.number(y)] = self.number(x)
         return y
 
@@ -194,44 +179,116 @@ class Builder:
 
     def store(self, x: Tensor) -> Tensor:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
-        if x.loops is None:
-            return x
-        result = x.te if x.type.dtype is DType.F32 else None
-        if result is None:
-            result = te.compute(
-                self.shape(x.type.shape), lambda *i: stored(x.element(*i), x.type.dtype), x.label or self.label
-            )
-        operands = _placeholders(result)
-        body = te.create_prim_func([*operands, result])
-        y = self._stored(x.type)
-        args = (*(self._ids[i.op] for i in operands), self.number(y))
-        self._step(body, x.loops, x.label or self.label, x.node or self.node, args)
+        return x if x.loops is None else self._store(x, self._memory(x.type))
+
+    def _store(self, x: Tensor, memory: TensorType | None) -> Tensor:
+        """The tensor in memory, in these blocks if they are given."""
+        assert x.loops is not None
+        label, node = x.label or self.label, x.node or self.node
+        y = self._stored(x.type) if memory is None else self._stored_in_blocks(x.type, memory)
+        if x.kernel is not None:
+            operands, body = self._kernel_body(x.kernel, x, y)
+            loops = WRITTEN
+        else:
+            result = x.te if memory is None and x.type.dtype is DType.F32 else None
+            if result is None and memory is None:
+                shape = self.shape(x.type.shape)
+                result = te.compute(shape, lambda *i: stored(x.element(*i), x.type.dtype), label)
+            elif memory is not None:
+                shape = self.shape(memory.shape)
+                result = te.compute(shape, lambda *i: self.at_lane(x, *i), label)
+            operands = _placeholders(result)
+            body = te.create_prim_func([*operands, result])
+            loops = replace(x.loops, blocked=memory is not None)
+        self._step(body, loops, label, node, (*(self._ids[i.op] for i in operands), self.number(y)))
         return y
+
+    def at_lane(self, x: Tensor, n: Expr, block: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
+        """The element of images at a lane of a block of channels; 0 past the last channel."""
+        channels = x.type.shape[1]
+        assert isinstance(channels, int)
+        if isinstance(lane, tirx.Var):
+            self._analyzer.bind(lane, ir.Range(0, self.lanes), allow_override=True)
+        c = block * self.lanes + lane
+        value = stored(x.element(n, c, i, j), DType.F32)
+        if channels % self.lanes == 0:
+            return value
+        # What may be read past the last channel is computed, so that lanes need no branch.
+        if all(source.op in self._full for source in _sources(value)):
+            return tirx.Select(c < channels, value, tirx.const(0.0, "float32"))
+        return tirx.if_then_else(c < channels, value, tirx.const(0.0, "float32"))
+
+    def _kernel_body(self, kernel: Kernel, x: Tensor, y: Tensor) -> tuple[list[Any], Any]:
+        """The placeholders that a kernel reads, those of what becomes of its elements as well, and its function."""
+        first = [operand.te for operand in kernel.operands]
+        index = [tirx.Var(name, "int32") for name in ("n", "block", "i", "j", "lane")]
+        taken = _sources(self.at_lane(x, *index))
+        more = [source for source in taken if source.op not in {kernel.heart.op, *(t.op for t in first)}]
+        operands = [*first, *{source.op: source for source in more}.values()]
+
+        def statements(*buffers: Any) -> None:
+            where = {source.op: buffer for source, buffer in zip(operands, buffers, strict=False)}
+
+            def finish(value: Expr, n: Expr, block: Expr, lane: Expr, i: Expr, j: Expr) -> Expr:
+                def read(call: Any) -> Any:
+                    if not _loads(call):
+                        return call
+                    source, *index = call.args
+                    return value if source.op == kernel.heart.op else where[source.op][tuple(index)]
+
+                return tvm_ffi.structural_map(self.at_lane(x, n, block, i, j, lane), (ir.Call, read))
+
+            kernel.write(finish, *buffers[: len(first)], buffers[-1])
+
+        types = [self.types[i] for i in (*(self._ids[t.op] for t in operands), self.number(y))]
+        return operands, self._statements(types, statements)
+
+    def heart(self, type: TensorType) -> Any:
+        """A placeholder for a value that a kernel computes."""
+        heart = te.placeholder(self.shape(type.shape), "float32", "heart")
+        self._full.add(heart.op)
+        return heart
 
     def written(self, type: TensorType, write: Callable[..., None], *operands: Tensor) -> Tensor:
         """A tensor in memory, made by the statements that `write(*buffers)` emits; the last buffer is the result's."""
+        numbers = [self.number(self.plain(x)) for x in operands]
         y = self._stored(type)
-        args = tuple(map(self.number, (*operands, y)))
+        args = (*numbers, self.number(y))
+        self._step(self._statements([self.types[i] for i in args], write), WRITTEN, self.label, self.node, args)
+        return y
+
+    def _statements(self, types: Iterable[TensorType], write: Callable[..., None]) -> Any:
+        """A function on buffers of these types, of the statements that `write(*buffers)` emits."""
         with IRBuilder() as made, T.prim_func(s_tir=True):
             T.func_name("main")
             T.func_attr({"tirx.noalias": True})
-            types = [self.types[i] for i in args]
             buffers = [T.buffer(self.shape(x.shape), STORED[x.dtype], layout=None) for x in types]
             write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
-        self._step(made.get(), WRITTEN, self.label, self.node, args)
-        return y
+        return made.get()
 
     def is_made(self, x: Tensor) -> bool:
         """Whether a step makes the tensor, or will when it is stored."""
         return x.loops is not None or self.number(x) in self._made
 
-    def join(self, type: TensorType, axis: int, xs: Iterable[Tensor]) -> Tensor:
+    def join(self, type: TensorType, axis: int, xs: Iterable[Tensor]) -> Tensor | None:
         """The tensors one after the other along an axis where their sizes are known, in memory.
 
-        What makes them writes them there where it can; others are copied (see `placing`).
+        What makes them writes them there where it can; others are copied (see `placing`). None where they would have to
+        begin within blocks.
         """
-        parts = [self.number(self.store(x)) for x in xs]
-        y = self._stored(type)
+        xs = list(xs)
+        memory = self._memory(type)
+        if memory is None:
+            parts = [self.number(self.plain(x)) for x in xs]
+            y = self._stored(type)
+        else:
+            sizes = [size for x in xs[:-1] if isinstance(size := x.type.shape[1], int)]
+            whole = axis != 1 or all(size % self.lanes == 0 for size in sizes)
+            blocks = [self.in_blocks(x) for x in xs] if whole else []
+            parts = [self.number(x) for x in blocks if x is not None]
+            if len(parts) < len(xs):
+                return None
+            y = self._stored_in_blocks(type, memory)
         self.joined[self.number(y)] = axis
         self._made.add(self.number(y))
         self.steps.append(Step("", self.node, (*parts, self.number(y)), ()))
@@ -295,11 +352,11 @@ class Builder:
 
     def points(self, type: TensorType, element: Callable[..., Expr], *of: Tensor) -> Tensor:
         """The tensor of elements `element(*index)`, which read `of` at that index and are scheduled like `of`."""
-        loops = POINTS
+        loops, kernel = POINTS, None
         for x in of:
             if x.loops and (x.reduces or loops == POINTS):
-                loops = x.loops
-        return Tensor(type, element, loops=loops)
+                loops, kernel = x.loops, x.kernel
+        return Tensor(type, element, loops=loops, kernel=kernel)
 
     def moves(self, type: TensorType, element: Callable[..., Expr]) -> Tensor:
         """The tensor of elements `element(*index)`, which read their operands at any index."""
@@ -319,33 +376,41 @@ class Builder:
         if not axes:
             return self.moves(type, lambda *i: element(*i, *index))
         whole = list(axes.values())
+        memory, label = self._memory(TensorType(type.shape)), f"{self.label}_reduced"
+        if memory is None:
+            result = te.compute(self.shape(type.shape), lambda *i: how.combine(element(*i, *index), axis=whole), label)
+            return Tensor(TensorType(type.shape), result, result, loops)
+        parts = Tensor(type, lambda n, c, i, j: element(n, c, i, j, *index))
         result = te.compute(
-            self.shape(type.shape), lambda *i: how.combine(element(*i, *index), axis=whole), f"{self.label}_reduced"
+            self.shape(memory.shape), lambda *i: how.combine(self.at_lane(parts, *i), axis=whole), label
         )
-        return Tensor(TensorType(type.shape), result, result, loops)
-
-
-def loaded(value: Expr, dtype: DType) -> Expr:
-    """An element as it is stored, as f32."""
-    if dtype is DType.BF16:  # the upper half of an f32
-        return tirx.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
-    return value if dtype is DType.F32 else value.astype("float32")
-
-
-def stored(value: Expr, dtype: DType) -> Expr:
-    """An element in f32 as it is stored: the nearest of its type, of two the even one."""
-    value = tirx.const(value, "float32") if isinstance(value, int | float) else value
-    if dtype is DType.BF16:
-        v = tirx.Var("v", "float32")
-        bits = tirx.reinterpret("uint32", v)
-        half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
-        nearest = tirx.Select(te.isnan(v), bits | tirx.const(0x400000, "uint32"), bits + half)
-        return tirx.Let(v, value, (nearest >> tirx.const(16, "uint32")).astype("uint16"))
-    return value if dtype is DType.F32 else value.astype(STORED[dtype])
+        return replace(self._reading_blocks(TensorType(type.shape), result), loops=loops)
 
 
 def _is_one(size: Expr) -> bool:
     return isinstance(size, int) and size == 1
+
+
+def _loads(call: Any) -> bool:
+    """Whether it reads an element of a tensor of TE."""
+    return bool(call.op == ir.Op.get("te.tensor_load"))
+
+
+def _sources(value: Expr) -> list[Any]:
+    """The tensors of TE that an expression reads."""
+    found: list[Any] = []
+
+    def visit(call: Any) -> None:
+        if _loads(call):
+            found.append(call.args[0])
+
+    tvm_ffi.structural_walk(value, (ir.Call, visit))
+    return found
+
+
+def _filled(array: Array, lanes: int) -> Array:
+    """An array with zeros after it, up to a multiple of `lanes`."""
+    return np.pad(array, (0, -len(array) % lanes))
 
 
 def _placeholders(tensor: Any) -> list[Any]:

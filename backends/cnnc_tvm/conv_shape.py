@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cnnc_tvm.builder import Expr
+from cnnc_tvm.tensor import Expr
 
 Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], Expr]
 """The epilogue of an element: `finish(value, n, o, i, j)` of the sum for image n, channel o, row i and column j.

@@ -26,10 +26,11 @@ from cnnc_tvm import (
     rules_roi,
     rules_shape,
 )  # fmt: skip
-from cnnc_tvm.builder import Builder, Function, Tensor, loaded, stored
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.placing import place
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.rules import Rule
+from cnnc_tvm.tensor import Function, Tensor, loaded, stored
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
@@ -63,25 +64,33 @@ class Lowered:
     weights: dict[str, Array]
 
 
-def lower(graph: Graph, weights: Weights, rules: Rules[Rule]) -> Lowered:
-    """The graph by these rules. CnncError E0601 for ops without a rule, E0999 where a rule fails."""
+def lower(graph: Graph, weights: Weights, rules: Rules[Rule], lanes: int = 0) -> Lowered:
+    """The graph by these rules, with images in blocks of `lanes` channels (0: plainly).
+
+    CnncError E0601 for ops without a rule, E0999 where a rule fails.
+    """
     rules.check(graph)
-    b = Builder(weights)
+    b = Builder(weights, lanes)
     values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())
+    outputs = {x: values[x] for x in graph.inputs}
     for node in graph.nodes:
         b.node, b.label = node.name, node.op.name
         try:
             lowered = _fused if isinstance(node.op, ops.Fused) else _result
             result = lowered(b, node, values, rules)
-            alone = len(graph.users[node]) == 1 or result.within
-            values[node] = result if alone and node not in wanted else b.store(result)
+            users = len(graph.users[node])
+            if node in wanted:
+                values[node] = b.store(result) if users else b.plain(result)
+                outputs[node] = b.plain(values[node])
+            else:
+                values[node] = result if users == 1 or result.within else b.store(result)
         except CnncError:
             raise
         except Exception as e:  # whatever TVM raises: its own words are no use to the author of a model
             raise at_node("E0999", f"lowering `{node.op}` failed: {first_line(e)}", node) from e
-    functions, plan = place(b, inputs, {name: values[x] for name, x in graph.outputs.items()})
+    functions, plan = place(b, inputs, {name: outputs[x] for name, x in graph.outputs.items()})
     read = {*plan.outputs.values(), *(i for step in plan.steps for i in step.args)}
     used = {plan.tensors[i].memory for i in read}
     return Lowered(functions, plan, {name: array for name, array in b.constants.items() if name in used})

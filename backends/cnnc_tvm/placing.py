@@ -17,9 +17,10 @@ import tvm_ffi
 from tvm import te, tirx
 
 from cnnc import memory
-from cnnc_tvm.builder import Builder, Function, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.plan import Part, Plan, Step, part_names
 from cnnc_tvm.plan import Tensor as PlanTensor
+from cnnc_tvm.tensor import Function, Tensor
 
 
 def place(b: Builder, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> tuple[dict[str, Function], Plan]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from cnnc.ir.op import Op
 from cnnc.target import Rules
-from cnnc_tvm.builder import Tensor
+from cnnc_tvm.tensor import Tensor
 
 Rule: TypeAlias = Callable[..., Tensor]
 

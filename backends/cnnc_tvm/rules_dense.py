@@ -10,10 +10,11 @@ from tvm import te, tirx
 from cnnc import ops
 from cnnc.ir.attrs import Pair
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import SUMS, Builder, Expr, Loops, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import CUDA, per_channel, rule, spread
 from cnnc_tvm.rules_shape import padded
 from cnnc_tvm.scalar import f32
+from cnnc_tvm.tensor import SUMS, Expr, Loops, Tensor
 
 
 def biased(b: Builder, out: TensorType, y: Tensor, bias: Tensor | None) -> Tensor:

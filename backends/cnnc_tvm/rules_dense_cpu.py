@@ -15,10 +15,11 @@ from tvm import tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm.builder import WINDOWS, Builder, Expr, Loops, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
+from cnnc_tvm.tensor import WINDOWS, Expr, Loops, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array

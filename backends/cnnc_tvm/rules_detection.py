@@ -12,10 +12,11 @@ from tvm import te, tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim, minimum
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import CPU, CUDA, rule
 from cnnc_tvm.scalar import at_least, at_most, bound, choose, exp, f32
 from cnnc_tvm.selection import NONE, apart, best, key, position
+from cnnc_tvm.tensor import Expr, Tensor
 
 _THREADS = 1024
 """Threads of the block that works on an image on a GPU."""

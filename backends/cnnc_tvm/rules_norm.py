@@ -10,10 +10,11 @@ from tvm import te, tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import MAX, WINDOWS, Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import per_channel, rule
 from cnnc_tvm.rules_shape import replaced
 from cnnc_tvm.scalar import c_function, exp, f32, inside
+from cnnc_tvm.tensor import MAX, WINDOWS, Expr, Tensor
 
 
 @rule(ops.Softmax, ops.LogSoftmax)

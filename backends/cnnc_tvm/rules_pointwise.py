@@ -14,9 +14,10 @@ from cnnc import ops
 from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
 from cnnc.target import numpy_dtype
-from cnnc_tvm.builder import Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import per_channel, rule, spread
 from cnnc_tvm.scalar import at_least, at_most, bound, c_function, choose, exp, f32, maximum, minimum, sigmoid
+from cnnc_tvm.tensor import Expr, Tensor
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 

@@ -9,9 +9,10 @@ from tvm import te, tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import MAX, MIN, SUM, WINDOWS, Builder, Expr, Reduction, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import rule
 from cnnc_tvm.scalar import choose, f32, inside
+from cnnc_tvm.tensor import MAX, MIN, SUM, WINDOWS, Expr, Reduction, Tensor
 
 
 def _windows(

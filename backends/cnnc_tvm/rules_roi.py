@@ -9,9 +9,10 @@ from tvm import te, tirx
 
 from cnnc import ops
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import MAX, Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import rule
 from cnnc_tvm.scalar import bound, c_function, choose, f32
+from cnnc_tvm.tensor import MAX, Expr, Tensor
 
 
 @rule(ops.RoiPool)

@@ -10,9 +10,10 @@ from tvm import te, tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import rule
 from cnnc_tvm.scalar import f32, inside
+from cnnc_tvm.tensor import Expr, Tensor
 
 
 def replaced(index: tuple[Expr, ...], axis: int, value: Expr) -> tuple[Expr, ...]:
@@ -22,8 +23,9 @@ def replaced(index: tuple[Expr, ...], axis: int, value: Expr) -> tuple[Expr, ...
 
 @rule(ops.Concat)
 def _(b: Builder, op: ops.Concat, out: TensorType, *xs: Tensor) -> Tensor:
-    if all(isinstance(x.type.shape[op.axis], int) for x in xs) and any(map(b.is_made, xs)):
-        return b.join(out, op.axis, xs)
+    known = all(isinstance(x.type.shape[op.axis], int) for x in xs)
+    if known and any(map(b.is_made, xs)) and (joined := b.join(out, op.axis, xs)):
+        return joined
     starts: list[Dim] = [0]
     for x in xs:
         starts.append(starts[-1] + x.type.shape[op.axis])
@@ -40,7 +42,7 @@ def _(b: Builder, op: ops.Concat, out: TensorType, *xs: Tensor) -> Tensor:
 
 @rule(ops.Flatten, ops.Reshape)
 def _(b: Builder, op: ops.Flatten | ops.Reshape, out: TensorType, x: Tensor) -> Tensor:
-    return b.view(b.store(x), out)
+    return b.view(x, out)
 
 
 @rule(ops.Slice)

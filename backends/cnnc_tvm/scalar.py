@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from cnnc_tvm.builder import Expr
+from cnnc_tvm.tensor import Expr
 
 
 def f32(value: float) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
-from cnnc_tvm.builder import Function
+from cnnc_tvm.tensor import Function, Loops
 
 
 def schedule(function: Function) -> Any:
@@ -15,10 +15,14 @@ def schedule(function: Function) -> Any:
         return function.body
     sch = s_tir.Schedule(function.body)
     reduction, result = prepare(sch)
-    if reduction is None:
+    if reduction is None and function.loops.blocked:
+        _places(sch, result)
+    elif reduction is None:
         _elements(sch, result, fuse=function.loops.kind == "points")
+    elif function.loops.kind != "lanes" and function.loops.blocked:
+        _blocks(sch, reduction, result)
     elif function.loops.kind == "lanes":
-        _lanes(sch, reduction, result, function.loops.lanes, function.loops.tile)
+        _lanes(sch, reduction, result, function.loops)
     elif function.loops.kind == "windows":
         _windows(sch, reduction, result)
     else:
@@ -51,6 +55,26 @@ def _elements(sch: Any, result: Any, *, fuse: bool) -> None:
         sch.parallel(outer)
 
 
+def _places(sch: Any, result: Any) -> None:
+    """Row by row; the channels of a block are a vector."""
+    n, block, row, _, lane = sch.get_loops(result)
+    sch.parallel(sch.fuse(n, block, row))
+    sch.vectorize(lane)
+
+
+def _blocks(sch: Any, reduction: Any, result: Any) -> None:
+    """Place by place: the sums of a block of channels are a vector."""
+    n, block, row, column, lane = sch.get_loops(result)
+    sch.parallel(sch.fuse(n, block, row))
+    sch.vectorize(lane)
+    sch.compute_at(reduction, column)
+    reduced = _reduced_loops(sch, reduction)
+    lane = sch.get_loops(reduction)[-len(reduced) - 1]
+    sch.reorder(*reduced, lane)
+    sch.vectorize(lane)
+    sch.decompose_reduction(reduction, reduced[0])
+
+
 def _sums(sch: Any, reduction: Any, result: Any) -> None:
     loops = sch.get_loops(result)
     whole = sch.fuse(*loops)
@@ -70,14 +94,23 @@ def _windows(sch: Any, reduction: Any, result: Any) -> None:
     sch.decompose_reduction(reduction, reduced[0])
 
 
-def _lanes(sch: Any, reduction: Any, result: Any, lanes: int, tile: int) -> None:
+def _lanes(sch: Any, reduction: Any, result: Any, form: Loops) -> None:
     """A tile of places times a block of channels in registers, the whole reduction around it."""
-    n, channels, *places = sch.get_loops(result)
-    block, lane = sch.split(channels, [None, lanes])
-    if places:
+    lanes, tile = form.lanes, form.tile
+    if form.blocked:
+        n, blocks, row, column, lane = sch.get_loops(result)
+        block, part = sch.split(blocks, [None, lanes // sch.get(lane).extent])
+        tiles, place = sch.split(column, [None, tile])
+        sch.reorder(n, block, row, tiles, part, place, lane)
+        places = [row, column]
+    else:
+        n, channels, *places = sch.get_loops(result)
+        block, lane = sch.split(channels, [None, lanes])
+    if places and not form.blocked:
         row, column = places
         tiles, place = sch.split(column, [None, tile])
         sch.reorder(n, block, row, tiles, lane, place)
+    if places:
         sch.parallel(sch.fuse(n, block, row))
         sch.compute_at(reduction, tiles)
     else:

@@ -6,8 +6,8 @@ from typing import Any
 
 from tvm import s_tir
 
-from cnnc_tvm.builder import Function
 from cnnc_tvm.schedule_cpu import prepare
+from cnnc_tvm.tensor import Function
 
 THREADS = 256
 """Threads of a block."""

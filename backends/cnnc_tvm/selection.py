@@ -10,9 +10,10 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc.ir.dim import Dim, minimum
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
 from cnnc_tvm.scalar import bound, choose, f32
 from cnnc_tvm.team import Team, Variable, by_teams, when
+from cnnc_tvm.tensor import Expr, Tensor
 
 NONE = 1 << 30
 """The position where there is no box."""

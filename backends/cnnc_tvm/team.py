@@ -16,7 +16,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc.ir.types import TensorType
-from cnnc_tvm.builder import Builder, Expr, Tensor
+from cnnc_tvm.builder import Builder
+from cnnc_tvm.tensor import Expr, Tensor
 
 
 @dataclass(frozen=True)
