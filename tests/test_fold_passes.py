@@ -435,6 +435,14 @@ def test_statistics_that_are_no_numbers_stay_where_they_are() -> None:
     assert all("would not be finite" in reason for reason in reasons.values())
 
 
+def test_a_bias_that_would_be_infinite_stays_where_it_is() -> None:
+    before = load("y = x -> c: conv(4, 3) -> n: mul { id | constant(2) }")
+    weights = {**random_weights(before), "c.bias": np.full(4, 3e38, np.float32)}
+    after, reasons = run(before, "fold_batch_norm", weights)
+    assert ops_of(after) == ["conv", "constant", "mul"]
+    assert list(reasons.values()) == ["the new weights of `c` would not be finite"]
+
+
 @pytest.mark.parametrize("body", ["conv(4, 3, bias=false) -> bn", "bn -> conv(4, 3, pad=1, bias=false)", "bn"])
 def test_what_becomes_of_a_graph_does_not_depend_on_the_weights(body: str) -> None:
     """A new batch norm has a mean and a bias of 0, which other weights are not."""
@@ -527,6 +535,7 @@ def test_subtracting_negative_zero_is_not_neutral() -> None:
             "y = x -> mul { id | a } -> mul { id | b }", ["constant", "mul"]),
         ("y = x -> mul { id | constant(2) } -> mul { id | relu }", ["constant", "mul", "relu", "mul"]),
         ("z = x -> relu  y = mul { mul { x | z } | z }", ["relu", "mul", "mul"]),
+        ("z = x -> relu  y = mul { z | mul { x | z } }", ["relu", "mul", "mul"]),
     ],
 )  # fmt: skip
 def test_constant_folding(body: str, left: list[str]) -> None:
