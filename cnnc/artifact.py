@@ -107,6 +107,7 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
     try:
         program = chosen.load(manifest, files)
         program.inner_sizes = tuple(x for x in map(parse_dim, manifest.get("sizes", [])) if isinstance(x, Sym))
+        program.made_from = str(manifest.get("made_from", ""))
         return program
     except CnncError:
         raise
@@ -120,6 +121,7 @@ def _write(program: Program, path: Path) -> None:
         "format": FORMAT,
         "cnnc": version("cnnc"),
         "target": program.target,
+        "made_from": program.made_from,
         "inputs": [_port_json(x) for x in program.inputs],
         "outputs": [_port_json(x) for x in program.outputs],
         "sizes": [str(size) for size in program.inner_sizes],

@@ -35,6 +35,15 @@ class CpuTarget(Target):
 
         return _status(find_linker)
 
+    def toolchain(self, options: Mapping[str, str]) -> Mapping[str, str] | None:
+        from cnnc_tvm import toolchain
+        from cnnc_tvm.linker import find_linker
+
+        try:
+            return {"tvm": toolchain.tvm(), "linker": toolchain.tool(find_linker()), "machine": toolchain.machine()}
+        except (PackageNotFoundError, CnncError):
+            return None
+
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
         """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU."""
         from cnnc_tvm.ffi import import_compiler
@@ -78,6 +87,16 @@ class CudaTarget(Target):
         from cnnc_tvm.cuda_compiler import compiler
 
         return _status(compiler)
+
+    def toolchain(self, options: Mapping[str, str]) -> Mapping[str, str] | None:
+        from cnnc_tvm import toolchain
+        from cnnc_tvm.cuda_compiler import DEFAULT_ARCH, compiler
+
+        try:
+            arch = options.get("arch", DEFAULT_ARCH)
+            return {"tvm": toolchain.tvm(), "compiler": toolchain.tool(compiler()), "arch": arch}
+        except (PackageNotFoundError, CnncError):
+            return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
         """No GPU is needed. CnncError E0601 for ops without a rule, E0620 without TVM, E0622 for no architecture,

@@ -93,8 +93,8 @@ class TvmProgram(Program):
         return {"plan.json": self.plan.to_json(), "weights.safetensors": save(dict(self.weights)), **self._code}
 
     def source(self) -> str:
-        """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program."""
-        return self._text()
+        """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program, whose artifact has none."""
+        return self._text() or (self.remade().source() if self.remade else "")
 
     @cached_property
     def _device(self) -> Device:
