@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import cnnc
 from cnnc import ops
+from cnnc.diagnostics import error
 from cnnc.driver import optimise
 from cnnc.ir import structurally_equal
 from cnnc.ir.attrs import Padding
@@ -517,6 +518,11 @@ def test_constant_neutral(body: str, left: list[str]) -> None:
     assert expected.tobytes() == got.tobytes()  # zeros with their signs
 
 
+def test_an_input_times_one_is_the_input() -> None:
+    after, _ = run(load("y = mul { x | constant(1) }"), "constant_neutral")
+    assert after.graph.outputs["y"] is after.graph.inputs[0]
+
+
 def test_subtracting_negative_zero_is_not_neutral() -> None:
     x = Input("x", TensorType((2, 3)))
     zero = Node.make(ops.Constant((-0.0,)), name="zero")
@@ -579,6 +585,16 @@ def test_constant_folding_refuses(body: str, node: str, reason: str) -> None:
     after, reasons = run(before, "constant_folding")
     assert reasons == {node: reason}
     assert ops_of(after) == [each.op.name for each in before.nodes]
+
+
+def test_what_the_reference_lacks_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*args: object) -> None:
+        raise error("E0601", "the target `numpy` has no `sqrt`")
+
+    monkeypatch.setattr("cnnc.target.reference", lacking)
+    after, reasons = run(load("y = x -> add { id | constant(4) -> n: sqrt }"), "constant_folding")
+    assert ops_of(after) == ["constant", "sqrt", "add"]
+    assert reasons == {"n": "the target `numpy` has no `sqrt`"}
 
 
 def test_a_constant_may_be_as_large_as_its_operands() -> None:

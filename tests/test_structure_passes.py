@@ -236,6 +236,7 @@ def test_an_average_that_counts_padding_moves_before_a_convolution_without_bias(
     [
         ("c: conv(6, 1) -> concat { avgpool(2) | avgpool(2) }", READ_TWICE),
         ("c: conv(1, 1) -> avgpool(2, s=1)", "averaging the maps before `c` costs more than those after it"),
+        ("c: conv(2, 1) -> avgpool(3, s=1)", "averaging the maps before `c` costs more than those after it"),
         ("c: conv(4, 1) -> avgpool(1)", "averaging the maps before `c` costs more than those after it"),
         ("c: conv(6, 3, pad=1) -> avgpool(2)", ""), ("c: conv(6, 1, s=2) -> avgpool(2)", ""),
         ("c: conv(6, 1, pad=1) -> avgpool(2)", ""), ("c: conv(6, 1) -> maxpool(2)", ""),
