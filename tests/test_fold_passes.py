@@ -151,6 +151,7 @@ def test_fold_batch_norm_refuses(body: str, head: str, reasons: dict[str, str]) 
         "y = x -> conv(4, 3) -> add { id | constant(1) | constant(2) }",
         "y = concat { x -> conv(2, 3) | x -> conv(2, 3) } -> bn",
         "y = x -> conv(4, 3) -> relu -> bn",
+        "y = add { x -> conv(4, 3, pad=1) | x }",
     ],
 )
 def test_what_is_no_affine_per_channel_of_a_layer_stays(body: str) -> None:
