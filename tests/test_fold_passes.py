@@ -298,6 +298,8 @@ MEAN = "normalize([0.485, 0.456, 0.406, 0.5], [0.229, 0.224, 0.225, 0.5])"
         ("normalize(0, [1, 2, 3, 4]) -> conv(6, 3, pad=1)", ["conv(6, 3, pad=1)"]),
         ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0])",
             ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
+        ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0], bias=false)",
+            ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
         ("normalize(0.5, [1, 2, 3, 4]) -> conv(6, 3, s=3, pad=same_upper)",
             ["pad([0, 0, 1, 1], value=0.5)", "conv(6, 3, s=3)"]),
         ("normalize(0.5, 0.5) -> conv(6, 2, s=2, pad=same_upper)", ["conv(6, 2, s=2, pad=same_upper)"]),
