@@ -390,6 +390,7 @@ def test_a_fully_convolutional_network_takes_a_larger_image() -> None:
         ("take([6, 2, 6])", ["conv(2, 3)", "take([1, 0, 1])"]),
         ("take([6, 2])", ["conv(2, 3)", "take([1, 0])"]),
         ("take([2, 6])", ["conv(2, 3)"]),
+        ("take([2, 2])", ["conv(1, 3)", "take([0, 0])"]),
         ("conv(2, 3) -> conv(2, 3, groups=2) -> slice(0, 1)", ["conv(9, 3)", "conv(1, 3)", "conv(1, 3)"]),
         ("concat { slice(0, 1) | slice(1, 4) }", ["conv(4, 3)", "slice(0, 1)", "slice(1, 4)", "concat"]),
         ("concat { slice(0, 4, step=2) | slice(0, 4) }",
