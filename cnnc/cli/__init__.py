@@ -7,6 +7,7 @@ The modules here import only click and each other at the top; what a command nee
 from __future__ import annotations
 
 from cnnc.cli.app import App
+from cnnc.cli.bench import bench
 from cnnc.cli.check import check
 from cnnc.cli.compile import compile_
 from cnnc.cli.completion import completion
@@ -22,7 +23,7 @@ from cnnc.cli.verify import verify
 
 main = App(
     commands=[
-        check, test, summary, ir, compile_, run, verify, models, targets, passes, doctor, explain, completion,
+        check, test, summary, ir, compile_, run, verify, bench, models, targets, passes, doctor, explain, completion,
     ]
 )  # fmt: skip
 
