@@ -16,6 +16,7 @@ from cnnc.ir.types import TensorType
 from cnnc.target import Port, Status, Target, ports
 
 if TYPE_CHECKING:
+    from cnnc.profiling import Peaks
     from cnnc.target import Array, Weights
     from cnnc_tvm.plan import Plan
     from cnnc_tvm.runtime import TvmProgram
@@ -66,6 +67,15 @@ class CpuTarget(Target):
             text,
             lambda: CpuDevice(library),
         )
+
+    def peaks(self) -> Peaks:
+        """What this machine does at best, measured once a process. CnncError as of `compile`."""
+        from cnnc_tvm.ffi import import_compiler
+
+        import_compiler()
+        from cnnc_tvm.peak import peaks
+
+        return peaks()
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
         from cnnc_tvm.cpu_device import CpuDevice
