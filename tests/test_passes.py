@@ -107,6 +107,7 @@ def test_share_common_tells_weights_apart() -> None:
         ("x -> pad(1, value=1) -> conv(3, 3, pad=1)", ["pad", "conv"]),
         ("x -> pad(1) -> conv(3, 3, s=2, pad=same_upper)", ["pad", "conv"]),
         ("x -> pad([1, 0, 1, 1]) -> avgpool(3, s=2, pad=1)", ["avgpool"]),
+        ("x -> pad(1) -> avgpool(3, s=2, pad=same_upper)", ["pad", "avgpool"]),
         ("x -> pad(1) -> avgpool(2, count_include_pad=false)", ["avgpool"]),
         ("x -> pad(1, value=1) -> avgpool(3)", ["pad", "avgpool"]),
         ("x -> pad(1) -> avgpool(3, pad=1, count_include_pad=false)", ["pad", "avgpool"]),
