@@ -59,9 +59,9 @@ class Cache:
         return "others can enter it (chmod 700 mends that)" if found.st_mode & 0o077 else None
 
     def entries(self) -> list[tuple[Path, os.stat_result]]:
-        """The entries, the one used last first."""
+        """The entries, the one used last first: its time of access says when."""
         found = [(path, about) for path, about in self._files() if path.suffix == _SUFFIX and path.name[0] != "."]
-        return sorted(found, key=lambda entry: entry[1].st_mtime_ns, reverse=True)
+        return sorted(found, key=lambda entry: entry[1].st_atime_ns, reverse=True)
 
     def load(self, key: str) -> Program | None:
         """The program of that key, if there is an intact one; one that is not is removed, with a Python warning."""
@@ -76,6 +76,8 @@ class Cache:
             if program.made_from != key:
                 raise error("E0406", f"`{path}` holds another program than its name says")
         except CnncError as e:
+            if not path.exists():  # another process removed it meanwhile
+                return None
             with suppress(OSError):
                 path.unlink()
             note = "it was in the compile cache; the model is compiled again"
@@ -83,7 +85,7 @@ class Cache:
                 python_warning(replace(d, severity=Severity.WARNING, help=None, notes=(*d.notes, note)))
             return None
         with suppress(OSError):
-            os.utime(path)
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return program
 
     def store(self, program: Program) -> None:

@@ -108,6 +108,9 @@ class Program(ABC):
     made_from: str = ""
     """The digest of all that it was compiled from (cnnc/cache.py), where that was asked for."""
 
+    artifact: tuple[Path, tuple[int, ...]] | None = None
+    """A file that holds it, as it was when it was last known to (cnnc/artifact.py)."""
+
     remade: Callable[[], Program] | None = None
     """Compiles it again, where it came from the compile cache: for what an artifact does not hold."""
 
