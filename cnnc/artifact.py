@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import secrets
+import shutil
 import stat
 import zipfile
 from contextlib import suppress
@@ -61,7 +62,9 @@ def save(program: Program, path: Path) -> Path:
         raise error("E0902", message, help=f"name it .cnnp{own}")
     else:
         with replacing(path) as temporary:
-            _write(program, temporary)
+            if not _copied(program, temporary):
+                _write(program, temporary)
+        program.artifact = (path, _identity(path))
     return path
 
 
@@ -92,6 +95,7 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
     file that cannot be read.
     """
     check_readable(path)
+    identity = _identity(path)
     with zip_archive(path, partial(_damaged, path)) as archive:
         members = _members(path, archive)
         manifest_bytes = archive.read(MANIFEST) if MANIFEST in members else b""
@@ -99,7 +103,8 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
         signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
         files = _files(path, archive, members, manifest)
     chosen = target(manifest["target"])
-    if chosen.native and not trust and not _signed_here(manifest_bytes, signature):
+    ours = not chosen.native or (not trust and _signed_here(manifest_bytes, signature))
+    if not ours and not trust:
         raise error(
             "E0711", f"`{path}` holds native code that was not compiled by you",
             help="if you trust where it comes from, load it with `--trust` (in Python: `trust=True`)",
@@ -107,11 +112,34 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
     try:
         program = chosen.load(manifest, files)
         program.inner_sizes = tuple(x for x in map(parse_dim, manifest.get("sizes", [])) if isinstance(x, Sym))
+        program.made_from = str(manifest.get("made_from", ""))
+        program.artifact = (path, identity) if ours else None  # what is trusted is signed when it is saved
         return program
     except CnncError:
         raise
     except Exception as e:  # the checksums hold, so whoever wrote these files gave them contents the target cannot read
         raise _damaged(path, f"target `{chosen.name}` cannot read its contents") from e
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when another file takes the place of this one, or somebody writes to it; () where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _copied(program: Program, path: Path) -> bool:
+    """Whether the program is in a file still, and now in this one too: checksums take longer than a copy."""
+    if program.artifact is None:
+        return False
+    source, identity = program.artifact
+    with suppress(OSError):
+        if _identity(source) == identity:
+            shutil.copyfile(source, path)
+            return _identity(source) == identity
+    return False
 
 
 def _write(program: Program, path: Path) -> None:
@@ -120,6 +148,7 @@ def _write(program: Program, path: Path) -> None:
         "format": FORMAT,
         "cnnc": version("cnnc"),
         "target": program.target,
+        "made_from": program.made_from,
         "inputs": [_port_json(x) for x in program.inputs],
         "outputs": [_port_json(x) for x in program.outputs],
         "sizes": [str(size) for size in program.inner_sizes],

@@ -21,7 +21,7 @@ from cnnc.passes import choose as choose_passes
 from cnnc.passes import optimise as run_passes
 
 if TYPE_CHECKING:
-    from cnnc.target import Array, Program
+    from cnnc.target import Array, Program, Target
 
 WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
 """Arrays by parameter name, a file of them, or a seed."""
@@ -161,16 +161,18 @@ def optimise(
 
 def compile(
     graph: Graph, target: str = "numpy", weights: WeightsOf = 0, *, optimise: int = 2, passes: str = "",
-    after: Callable[[Pass, Network], None] | None = None, **options: str,
+    after: Callable[[Pass, Network], None] | None = None, cache: bool = True, **options: str,
 ) -> Program:  # fmt: skip
     """The program of a graph for a target.
 
     `weights`, `passes`, `after` and, as its level, `optimise` are those of the function `optimise`, which runs first
     unless the target wants the graph as it was written.
-    `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for ops the
-    target lacks, E0602 for a target that is not installed, E0607 for one that lacks a library or tool, E0902 for an
-    option it does not have.
+    `cache` lets a program of a slow target come from the compile cache (see `cnnc.cache`), unless `after` is to see
+    each pass. `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for
+    ops the target lacks, E0602 for a target that is not installed, E0607 for one that lacks a library or tool, E0902
+    for an option it does not have.
     """
+    from cnnc import cache as compile_cache
     from cnnc.target import inner_sizes
     from cnnc.target import target as find
 
@@ -179,17 +181,33 @@ def compile(
         if name not in chosen.options:
             known = ", ".join(chosen.options) or "none"
             raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
-    sizes = inner_sizes(graph)
     names = choose_passes(optimise, passes) if chosen.passes else ()
-    network = run_passes(network_of(graph, weights), names, after).network
+    given = weights if isinstance(weights, int) else network_of(graph, weights)
+
+    def make() -> Program:
+        network = network_of(graph, given) if isinstance(given, int) else given
+        return _compiled(chosen, run_passes(network, names, after).network, options)
+
+    kept = compile_cache.chosen() if cache and after is None else None
+    content = given if isinstance(given, int) else given.weights
+    key = kept and compile_cache.key(graph, content, chosen, options, names)
+    if kept and key and (found := kept.load(key)):
+        found.remade = make
+        return found
+    program = make()
+    program.inner_sizes = inner_sizes(graph)
+    if kept and key:
+        program.made_from = key
+        kept.store(program)
+    return program
+
+
+def _compiled(chosen: Target, network: Network, options: Mapping[str, str]) -> Program:
+    graph = network.graph if chosen.fuses else unfused(network.graph)
     try:
-        program = chosen.compile(
-            network.graph if chosen.fuses else unfused(network.graph), network.weights, **options
-        )
+        return chosen.compile(graph, network.weights, **options)
     except ModuleNotFoundError:
         status = chosen.status()
         if status.works:
             raise
-        raise error("E0607", f"target `{target}` does not work here: {status.detail}") from None
-    program.inner_sizes = sizes
-    return program
+        raise error("E0607", f"target `{chosen.name}` does not work here: {status.detail}") from None

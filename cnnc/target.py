@@ -105,6 +105,15 @@ class Program(ABC):
     inner_sizes: tuple[Sym, ...] = ()
     """Symbolic sizes inside the network, each of which an input that is large enough makes at least 1."""
 
+    made_from: str = ""
+    """The digest of all that it was compiled from (cnnc/cache.py), where that was asked for."""
+
+    artifact: tuple[Path, tuple[int, ...]] | None = None
+    """A file that holds it, as it was when it was last known to (cnnc/artifact.py)."""
+
+    remade: Callable[[], Program] | None = None
+    """Compiles it again, where it came from the compile cache: for what an artifact does not hold."""
+
     suffix: ClassVar[str] = ""
     """The file ending of the target's own format (`.onnx`, `.py`), where it has one: `save("x.onnx")` writes that."""
 
@@ -252,6 +261,12 @@ class Target(ABC):
     def compile(self, graph: Graph, weights: Weights, **options: str) -> Program:
         """The program for a verified graph; weights are complete and match `graph.params`. Unknown options are refused
         before this is called."""
+
+    def toolchain(self, options: Mapping[str, str]) -> Mapping[str, str] | None:
+        """What a program depends on beside its graph, weights and `options`: the compilers' versions, and what of this
+        machine decides. The compile cache keeps the programs of a target that says so; None is for one that compiles in
+        less time than reading its programs takes, or that does not work here."""
+        return None
 
     @abstractmethod
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Program:

@@ -32,8 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that saved programs are signed with are made here, not in the user's configuration."""
+    """Keys that saved programs are signed with are made here, not in the user's configuration. No test but the cache's
+    own gets a program that was compiled before."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+    monkeypatch.setenv("CNNC_CACHE", "off")
 
 
 @pytest.fixture

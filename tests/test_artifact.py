@@ -118,12 +118,43 @@ def test_what_is_saved_loads_equal(tmp_path):
     with zipfile.ZipFile(tmp_path / "p.cnnc") as archive:
         stated = json.loads(archive.read("manifest.json"))
     port = {"name": "x", "type": "f32[N, 3]", "doc": "a vector"}
-    claims = {"cnnc": cnnc.__version__, "inputs": [port], "outputs": [port], "sizes": []}
+    claims = {"cnnc": cnnc.__version__, "made_from": "", "inputs": [port], "outputs": [port], "sizes": []}
     assert stated == json.loads(manifest()) | claims
 
 
 def test_equal_programs_give_equal_artifacts(tmp_path):
     assert saved(tmp_path / "a").read_bytes() == saved(tmp_path / "b").read_bytes()
+
+
+def test_a_program_is_copied_from_its_artifact(tmp_path, monkeypatch):
+    program = cnnc.load_program(saved(tmp_path / "a"))
+    monkeypatch.setattr(artifact, "_write", None)
+    program.save(tmp_path / "b")
+    program.save(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["written to", "replaced", "removed"])
+def test_a_program_is_written_anew_where_its_artifact_changed(change, tmp_path):
+    path = saved(tmp_path / "a")
+    was = path.read_bytes()
+    program = cnnc.load_program(path)
+    match change:
+        case "written to":
+            path.write_bytes(bytes(len(was)))
+        case "replaced":
+            saved(tmp_path / "c").rename(path)
+            os.utime(path, ns=(0, 0))
+        case "removed":
+            path.unlink()
+    assert program.save(tmp_path / "b").read_bytes() == was
+
+
+def test_what_was_trusted_is_signed_as_it_is_saved(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a", "native")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other"))
+    cnnc.load_program(path, trust=True).save(tmp_path / "b")
+    assert cnnc.load_program(tmp_path / "b").files() == FILES
 
 
 def test_the_suffix_of_a_target_gives_its_own_format(tmp_path):

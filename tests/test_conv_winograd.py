@@ -94,6 +94,8 @@ def error(shape: ConvShape, plan: Plan, function: Any, seed: int = 0, dims: tupl
         (ConvShape(2, 20, 40, (13, 7), (3, 3), pads=(0, 2, 1, 0)), Plan(2, 8, 13, 2, 4, 2)),
         (ConvShape(1, 3, 5, (1, 1), (3, 3), pads=(1, 1, 1, 1)), Plan(4, 8, 1, 1, 4, 1)),
         (ConvShape(1, 24, 64, (3, 9), (3, 3)), Plan(2, 16, 3, 1, 4, 4)),
+        (ConvShape(2, 20, 40, (13, 7), (3, 3), pads=(1, 1, 1, 1)), Plan(4, 16, 10, 1, 5, 2, phases=True)),
+        (ConvShape(1, 9, 40, (4, 11), (3, 3), pads=(1, 2, 0, 1)), Plan(2, 8, 12, 2, 4, 2, phases=True)),
     ],
     ids=str,
 )

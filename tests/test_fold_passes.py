@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import cnnc
 from cnnc import ops
+from cnnc.diagnostics import error
 from cnnc.driver import optimise
 from cnnc.ir import structurally_equal
 from cnnc.ir.attrs import Padding
@@ -150,6 +151,7 @@ def test_fold_batch_norm_refuses(body: str, head: str, reasons: dict[str, str]) 
         "y = x -> conv(4, 3) -> add { id | constant(1) | constant(2) }",
         "y = concat { x -> conv(2, 3) | x -> conv(2, 3) } -> bn",
         "y = x -> conv(4, 3) -> relu -> bn",
+        "y = add { x -> conv(4, 3, pad=1) | x }",
     ],
 )
 def test_what_is_no_affine_per_channel_of_a_layer_stays(body: str) -> None:
@@ -296,6 +298,8 @@ MEAN = "normalize([0.485, 0.456, 0.406, 0.5], [0.229, 0.224, 0.225, 0.5])"
         ("normalize(0, [1, 2, 3, 4]) -> conv(6, 3, pad=1)", ["conv(6, 3, pad=1)"]),
         ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0])",
             ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
+        ("normalize(0.125, 0.3081) -> conv(6, 5, pad=[0, 1, 2, 0], bias=false)",
+            ["pad([0, 1, 2, 0], value=0.125)", "conv(6, 5)"]),
         ("normalize(0.5, [1, 2, 3, 4]) -> conv(6, 3, s=3, pad=same_upper)",
             ["pad([0, 0, 1, 1], value=0.5)", "conv(6, 3, s=3)"]),
         ("normalize(0.5, 0.5) -> conv(6, 2, s=2, pad=same_upper)", ["conv(6, 2, s=2, pad=same_upper)"]),
@@ -435,6 +439,14 @@ def test_statistics_that_are_no_numbers_stay_where_they_are() -> None:
     assert all("would not be finite" in reason for reason in reasons.values())
 
 
+def test_a_bias_that_would_be_infinite_stays_where_it_is() -> None:
+    before = load("y = x -> c: conv(4, 3) -> n: mul { id | constant(2) }")
+    weights = {**random_weights(before), "c.bias": np.full(4, 3e38, np.float32)}
+    after, reasons = run(before, "fold_batch_norm", weights)
+    assert ops_of(after) == ["conv", "constant", "mul"]
+    assert list(reasons.values()) == ["the new weights of `c` would not be finite"]
+
+
 @pytest.mark.parametrize("body", ["conv(4, 3, bias=false) -> bn", "bn -> conv(4, 3, pad=1, bias=false)", "bn"])
 def test_what_becomes_of_a_graph_does_not_depend_on_the_weights(body: str) -> None:
     """A new batch norm has a mean and a bias of 0, which other weights are not."""
@@ -509,6 +521,11 @@ def test_constant_neutral(body: str, left: list[str]) -> None:
     assert expected.tobytes() == got.tobytes()  # zeros with their signs
 
 
+def test_an_input_times_one_is_the_input() -> None:
+    after, _ = run(load("y = mul { x | constant(1) }"), "constant_neutral")
+    assert after.graph.outputs["y"] is after.graph.inputs[0]
+
+
 def test_subtracting_negative_zero_is_not_neutral() -> None:
     x = Input("x", TensorType((2, 3)))
     zero = Node.make(ops.Constant((-0.0,)), name="zero")
@@ -527,6 +544,7 @@ def test_subtracting_negative_zero_is_not_neutral() -> None:
             "y = x -> mul { id | a } -> mul { id | b }", ["constant", "mul"]),
         ("y = x -> mul { id | constant(2) } -> mul { id | relu }", ["constant", "mul", "relu", "mul"]),
         ("z = x -> relu  y = mul { mul { x | z } | z }", ["relu", "mul", "mul"]),
+        ("z = x -> relu  y = mul { z | mul { x | z } }", ["relu", "mul", "mul"]),
     ],
 )  # fmt: skip
 def test_constant_folding(body: str, left: list[str]) -> None:
@@ -570,6 +588,16 @@ def test_constant_folding_refuses(body: str, node: str, reason: str) -> None:
     after, reasons = run(before, "constant_folding")
     assert reasons == {node: reason}
     assert ops_of(after) == [each.op.name for each in before.nodes]
+
+
+def test_what_the_reference_lacks_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*args: object) -> None:
+        raise error("E0601", "the target `numpy` has no `sqrt`")
+
+    monkeypatch.setattr("cnnc.target.reference", lacking)
+    after, reasons = run(load("y = x -> add { id | constant(4) -> n: sqrt }"), "constant_folding")
+    assert ops_of(after) == ["constant", "sqrt", "add"]
+    assert reasons == {"n": "the target `numpy` has no `sqrt`"}
 
 
 def test_a_constant_may_be_as_large_as_its_operands() -> None:

@@ -56,8 +56,8 @@ def deviation(before: Graph, after: Network, dtype: Any = np.float64) -> float:
         ("upsample(2)", True), ('upsample(1, mode="bilinear")', True), ("pixel_shuffle(1)", False),
         ("shuffle(1)", False), ("shuffle(4)", False), ("shuffle(2)", True), ("add { id }", False),
         ("add { id | id }", True), ("concat { id }", False), ("maxpool(1)", False), ("avgpool(1)", False),
-        ("maxpool(1, s=2)", True), ("maxpool(3, s=1, pad=1)", True), ("crop(0) { id | id }", False),
-        ("resize { id | id }", False), ("relu", True), ("mul { id }", False),
+        ("maxpool(1, s=2)", True), ("maxpool(3, s=1, pad=1)", True), ("crop(0) { id | neg }", False),
+        ("crop(0) { id | conv(3, 1) }", False), ("resize { id | id }", False), ("relu", True), ("mul { id }", False),
         ("maximum { id }", False), ("minimum { id }", False), ("add { id | constant(1) }", True),
     ],
 )  # fmt: skip
@@ -107,6 +107,7 @@ def test_share_common_tells_weights_apart() -> None:
         ("x -> pad(1, value=1) -> conv(3, 3, pad=1)", ["pad", "conv"]),
         ("x -> pad(1) -> conv(3, 3, s=2, pad=same_upper)", ["pad", "conv"]),
         ("x -> pad([1, 0, 1, 1]) -> avgpool(3, s=2, pad=1)", ["avgpool"]),
+        ("x -> pad(1) -> avgpool(3, s=2, pad=same_upper)", ["pad", "avgpool"]),
         ("x -> pad(1) -> avgpool(2, count_include_pad=false)", ["avgpool"]),
         ("x -> pad(1, value=1) -> avgpool(3)", ["pad", "avgpool"]),
         ("x -> pad(1) -> avgpool(3, pad=1, count_include_pad=false)", ["pad", "avgpool"]),

@@ -236,6 +236,7 @@ def test_an_average_that_counts_padding_moves_before_a_convolution_without_bias(
     [
         ("c: conv(6, 1) -> concat { avgpool(2) | avgpool(2) }", READ_TWICE),
         ("c: conv(1, 1) -> avgpool(2, s=1)", "averaging the maps before `c` costs more than those after it"),
+        ("c: conv(2, 1) -> avgpool(3, s=1)", "averaging the maps before `c` costs more than those after it"),
         ("c: conv(4, 1) -> avgpool(1)", "averaging the maps before `c` costs more than those after it"),
         ("c: conv(6, 3, pad=1) -> avgpool(2)", ""), ("c: conv(6, 1, s=2) -> avgpool(2)", ""),
         ("c: conv(6, 1, pad=1) -> avgpool(2)", ""), ("c: conv(6, 1) -> maxpool(2)", ""),
@@ -389,6 +390,7 @@ def test_a_fully_convolutional_network_takes_a_larger_image() -> None:
         ("take([6, 2, 6])", ["conv(2, 3)", "take([1, 0, 1])"]),
         ("take([6, 2])", ["conv(2, 3)", "take([1, 0])"]),
         ("take([2, 6])", ["conv(2, 3)"]),
+        ("take([2, 2])", ["conv(1, 3)", "take([0, 0])"]),
         ("conv(2, 3) -> conv(2, 3, groups=2) -> slice(0, 1)", ["conv(9, 3)", "conv(1, 3)", "conv(1, 3)"]),
         ("concat { slice(0, 1) | slice(1, 4) }", ["conv(4, 3)", "slice(0, 1)", "slice(1, 4)", "concat"]),
         ("concat { slice(0, 4, step=2) | slice(0, 4) }",

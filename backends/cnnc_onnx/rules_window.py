@@ -3,47 +3,61 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from operator import sub
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv, evaluate, minimum
 from cnnc.ir.types import TensorType
 from cnnc.ops.pool import Pool
-from cnnc.ops.window import windows
+from cnnc.ops.window import Pads, windows
+from cnnc.target import numpy_dtype
 from cnnc_onnx.emit import ELEMENT, Emitter, Ref, Tensor, UnsupportedError, in_f32, rules
 
 DROPS = 22
 """The opset from which ONNX's shape inference drops a `ceil` window that would start in the padding."""
 
 
-def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float | None = 0) -> tuple[Tensor, dict[str, Any]]:
-    """The operand and the attributes that pad it and round the number of windows.
+def placed(e: Emitter, op: ops.Conv | Pool, x: TensorType) -> dict[str, Any] | None:
+    """The attributes that pad the operand and round the number of windows; None where it must be padded beforehand.
 
-    `same_*` of an input of symbolic size is left to the runtime. What ONNX cannot pad (in the runtime a dilated kernel
-    or one smaller than its stride; in pooling, more padding than the kernel has places; in old opsets windows of which
-    one axis drops the last and the other has it) is padded with `fill` beforehand, by amounts that leave no room for
-    rounding.
+    `same_*` of an input of symbolic size is left to the runtime. What ONNX cannot pad: in the runtime a dilated kernel
+    or one smaller than its stride; in pooling more padding than the kernel has places; in old opsets windows of which
+    one axis drops the last and the other has it.
     """
-    pads = op.pads(x.type)
-    fixed = [p for p in pads if isinstance(p, int)]
+    fixed = [p for p in op.pads(x) if isinstance(p, int)]
     if len(fixed) < 4:
-        if op.span == op.kernel and all(k >= s for k, s in zip(op.kernel, op.stride, strict=True)):
-            return x, {"auto_pad": str(op.pad).upper()}
-    elif isinstance(op, ops.Conv):
-        return x, {"pads": fixed}
-    elif all(p < k for p, k in zip(fixed, op.kernel * 2, strict=True)):
-        if e.type.shape[2:] == windows(x.type, op.name, op.pad, op.span, op.stride):
-            return x, {"pads": fixed}
-        if e.opset >= DROPS or not _drops(op, x.type, e.type):
-            return x, {"pads": fixed, "ceil_mode": 1}
-    if fill is None:
-        raise UnsupportedError(f"cannot place the windows of `{op}` on {x.type} in opset {e.opset}")
-    first = pads[:2]
+        same = op.span == op.kernel and all(k >= s for k, s in zip(op.kernel, op.stride, strict=True))
+        return {"auto_pad": str(op.pad).upper()} if same else None
+    if isinstance(op, ops.Conv):
+        return {"pads": fixed}
+    if any(p >= k for p, k in zip(fixed, op.kernel * 2, strict=True)):
+        return None
+    if e.type.shape[2:] == windows(x, op.name, op.pad, op.span, op.stride):
+        return {"pads": fixed}
+    return {"pads": fixed, "ceil_mode": 1} if e.opset >= DROPS or not _drops(op, x, e.type) else None
+
+
+def around(e: Emitter, op: ops.Conv | Pool, x: TensorType) -> Pads:
+    """What to pad beforehand, at the end by what the windows reach: that leaves no room for rounding."""
+    first = op.pads(x)[:2]
     needed = ((n - 1) * s + k for n, s, k in zip(e.type.shape[2:], op.stride, op.span, strict=True))
-    last = [-minimum(size + p - n, 0) for n, size, p in zip(needed, x.type.shape[2:], first, strict=True)]
-    return e("Pad", x, e.dims((0, 0, *first, 0, 0, *last)), e.number(fill)), {}
+    bottom, right = (-minimum(size + p - n, 0) for n, size, p in zip(needed, x.shape[2:], first, strict=True))
+    return *first, bottom, right
+
+
+def pad(e: Emitter, x: Tensor, pads: Pads, fill: float) -> Tensor:
+    return e("Pad", x, e.dims((0, 0, *pads[:2], 0, 0, *pads[2:])), e.number(fill))
+
+
+def padding(e: Emitter, op: ops.Conv | Pool, x: Ref, fill: float = 0) -> tuple[Tensor, dict[str, Any]]:
+    """The operand, padded with `fill` if need be, and the attributes that do the rest."""
+    attributes = placed(e, op, x.type)
+    return (x, attributes) if attributes is not None else (pad(e, x, around(e, op, x.type), fill), {})
 
 
 def _drops(op: Pool, x: TensorType, y: TensorType) -> bool:
@@ -54,7 +68,7 @@ def _drops(op: Pool, x: TensorType, y: TensorType) -> bool:
     return any(isinstance(n, int) and n != count for n, count in zip(y.shape[2:], counts, strict=True))
 
 
-def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float | None = 0, **attributes: object) -> Tensor:
+def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float = 0, **attributes: object) -> Tensor:
     padded, pads = padding(e, op, x, fill)
     return e(kind, padded, kernel_shape=op.kernel, strides=op.stride, **pads, **attributes)
 
@@ -107,9 +121,21 @@ def maxpool(op: ops.MaxPool, e: Emitter, x: Ref) -> Tensor:
 
 @rules(ops.AvgPool)
 def avgpool(op: ops.AvgPool, e: Emitter, x: Ref) -> Tensor:
-    rounded = op.ceil and not isinstance(op.pad, str)  # what a window has beyond the padding is not counted
-    fill = 0 if op.count_include_pad and not rounded else None  # but what is padded beforehand is
-    return pooling(e, "AveragePool", op, x, fill, count_include_pad=int(op.count_include_pad))
+    """Where x must be padded beforehand, which would be counted: divided by the mean of ones where places count."""
+    if placed(e, op, x.type) is not None:
+        return pooling(e, "AveragePool", op, x, count_include_pad=int(op.count_include_pad))
+    pads = around(e, op, x.type)
+    counted = _each(minimum, op.pads(x.type), pads) if op.count_include_pad else (0, 0, 0, 0)
+    one = numpy_helper.from_array(np.ones(1, numpy_dtype(x.type.dtype)))
+    ones = pad(e, e("ConstantOfShape", e("Shape", x), value=one), counted, 1)
+    ones = pad(e, ones, _each(sub, pads, counted), 0)
+    means, shares = (e("AveragePool", y, kernel_shape=op.kernel, strides=op.stride) for y in (pad(e, x, pads, 0), ones))
+    return e("Div", means, shares)
+
+
+def _each(combine: Callable[[Dim, Dim], Dim], left: Pads, right: Pads) -> Pads:
+    top, before, bottom, after = map(combine, left, right)
+    return top, before, bottom, after
 
 
 @rules(ops.L2Pool)

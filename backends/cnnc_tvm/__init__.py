@@ -16,6 +16,7 @@ from cnnc.ir.types import TensorType
 from cnnc.target import Port, Status, Target, ports
 
 if TYPE_CHECKING:
+    from cnnc.profiling import Peaks
     from cnnc.target import Array, Weights
     from cnnc_tvm.plan import Plan
     from cnnc_tvm.runtime import TvmProgram
@@ -34,6 +35,15 @@ class CpuTarget(Target):
         from cnnc_tvm.linker import find_linker
 
         return _status(find_linker)
+
+    def toolchain(self, options: Mapping[str, str]) -> Mapping[str, str] | None:
+        from cnnc_tvm import toolchain
+        from cnnc_tvm.linker import find_linker
+
+        try:
+            return {"tvm": toolchain.tvm(), "linker": toolchain.tool(find_linker()), "machine": toolchain.machine()}
+        except (PackageNotFoundError, CnncError):
+            return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
         """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU."""
@@ -59,6 +69,15 @@ class CpuTarget(Target):
             lambda: CpuDevice(library),
         )
 
+    def peaks(self) -> Peaks:
+        """What this machine does at best, measured once a process. CnncError as of `compile`."""
+        from cnnc_tvm.ffi import import_compiler
+
+        import_compiler()
+        from cnnc_tvm.peak import peaks
+
+        return peaks()
+
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
         from cnnc_tvm.cpu_device import CpuDevice
         from cnnc_tvm.runtime import TvmProgram
@@ -79,6 +98,16 @@ class CudaTarget(Target):
         from cnnc_tvm.cuda_compiler import compiler
 
         return _status(compiler)
+
+    def toolchain(self, options: Mapping[str, str]) -> Mapping[str, str] | None:
+        from cnnc_tvm import toolchain
+        from cnnc_tvm.cuda_compiler import DEFAULT_ARCH, compiler
+
+        try:
+            arch = options.get("arch", DEFAULT_ARCH)
+            return {"tvm": toolchain.tvm(), "compiler": toolchain.tool(compiler()), "arch": arch}
+        except (PackageNotFoundError, CnncError):
+            return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
         """No GPU is needed. CnncError E0601 for ops without a rule, E0620 without TVM, E0622 for no architecture,

@@ -1,9 +1,9 @@
 """Convolution with 3x3 windows, stride 1, by Winograd's F(m x m, 3 x 3): m*m places with (m + 2)^2 multiplications.
 
 A tile of m x m places of the result reads (m + 2) x (m + 2) of the image. Input tiles and windows are transformed,
-multiplied element by element, which summed over the channels makes (m + 2)^2 matrix products, and the products are
-transformed back. Each task takes a block of tiles, whose transformed input V stays in the second cache, and some of the
-filters. The transformed weights are one stream in the order they are read.
+multiplied element by element, which summed over the channels makes (m + 2)^2 matrix products, and the sums are
+transformed back. The transformed weights are one stream in the order they are read. What is transformed of a block of
+tiles lies [blocks of channels, positions, tiles, lanes].
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Plan:
     """Tiles whose sums are in registers at a time."""
     columns: int
     """Vectors of filters whose sums are in registers at a time."""
+    phases: bool = False
+    """Whether each block of tiles is transformed, multiplied and transformed back by all cores together, one step after
+    the other, so that the weights are read once a block; otherwise a task does all of it with what is in its cache."""
 
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -100,30 +103,67 @@ class _Kernel:
         self.blocks = -(-shape.channels // plan.lanes)
         self.filters = -(-shape.filters // plan.lanes)
         self.groups = -(-self.filters // plan.columns)
-        self.step = plan.tiles + 1  # a power of two would make all positions of a tile share a line of the cache
 
     def write(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
-        plan, lanes, square = self.plan, self.lanes, self.size**2
+        (self._in_phases if self.plan.phases else self._in_tasks)(finish, x, w, out)
+
+    def _in_tasks(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
+        plan = self.plan
         with T.parallel(tirx.ceildiv(self.total, plan.tiles) * plan.splits) as task:
-            first = T.bind(tirx.indexdiv(task, plan.splits) * plan.tiles)
-            part = T.bind(tirx.indexmod(task, plan.splits))
-            count = T.bind(tirx.min(plan.tiles, self.total - first))
-            v = T.alloc_buffer((self.blocks, square, self.step, lanes))
-            sums = T.alloc_buffer((square, plan.columns, self.step, lanes))
-            half = T.alloc_buffer((self.size, self.size, lanes))
+            first, count = self._block(tirx.indexdiv(task, plan.splits))
+            v, sums, half = self._matrix(self.blocks), self._matrix(plan.columns), self._half()
             with T.serial(count) as tile:
                 place = self._place(first + tile)
                 with T.serial(self.blocks) as block:
                     self._transform(place, tile, block, x, half, v)
-            begin = tirx.indexdiv(part * self.groups, plan.splits)
-            end = tirx.indexdiv((part + 1) * self.groups, plan.splits)
-            with T.serial(begin, end) as group:
-                with T.serial(square) as position:
-                    self._multiply(group, position, v, w, sums)
+            with self._part(tirx.indexmod(task, plan.splits)) as group:
+                with T.serial(self.size**2) as position:
+                    self._multiply(group, position, 0, v, w, sums)
                 with T.serial(count) as tile:
                     place = self._place(first + tile)
                     with T.serial(plan.columns) as column:
-                        self._transform_back(place, tile, group, column, finish, sums, half, out)
+                        self._transform_back(
+                            place, tile, group * plan.columns + column, column, finish, sums, half, out
+                        )
+
+    def _in_phases(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
+        plan = self.plan
+        with T.serial(tirx.ceildiv(self.total, plan.tiles)) as number:
+            first, count = self._block(number)
+            v, sums = self._matrix(self.blocks), self._matrix(self.groups * plan.columns)
+            with T.parallel(self.blocks) as block:
+                half = self._half()
+                with T.serial(count) as tile:
+                    self._transform(self._place(first + tile), tile, block, x, half, v)
+            with T.parallel(self.size**2 * plan.splits) as task:
+                position = T.bind(tirx.indexdiv(task, plan.splits))
+                with self._part(tirx.indexmod(task, plan.splits)) as group:
+                    self._multiply(group, position, group * plan.columns, v, w, sums)
+            with T.parallel(self.filters) as block:
+                half = self._half()
+                with T.serial(count) as tile:
+                    self._transform_back(self._place(first + tile), tile, block, block, finish, sums, half, out)
+
+    def _block(self, number: Expr) -> tuple[Expr, Expr]:
+        """The first tile of a block, and how many there are."""
+        first = T.bind(number * self.plan.tiles)
+        return first, T.bind(tirx.min(self.plan.tiles, self.total - first))
+
+    def _part(self, number: Expr) -> Any:
+        """A loop over the groups of filters in this part of them."""
+        begin, end = (tirx.indexdiv((number + k) * self.groups, self.plan.splits) for k in (0, 1))
+        return T.serial(begin, end)
+
+    def _matrix(self, blocks: int) -> Any:
+        """Memory for each position's matrix of a block of tiles times so many blocks of channels.
+
+        The vectors between two positions of a tile are odd in number, so that they lie in different sets of the cache.
+        """
+        return T.alloc_buffer((blocks, self.size**2, self.plan.tiles | 1, self.lanes))
+
+    def _half(self) -> Any:
+        """Memory for a tile transformed along one axis."""
+        return T.alloc_buffer((self.size, self.size, self.lanes))
 
     def _place(self, number: Expr) -> tuple[Expr, Expr, Expr]:
         """The image, and the tile's row and column in it."""
@@ -150,17 +190,19 @@ class _Kernel:
             for k, value in enumerate(self._forward([T.bind(half[i, s, lane]) for s in size])):
                 T.buffer_store(v, value, [block, i * self.size + k, tile, lane])
 
-    def _multiply(self, group: Expr, position: Expr, v: Any, w: Any, sums: Any) -> None:
+    def _multiply(self, group: Expr, position: Expr, column: Expr, v: Any, w: Any, sums: Any) -> None:
         """The product of the block of tiles and the weights of a group of filters, at one position."""
         count = -(-self.plan.tiles // self.plan.rows)
         rows, more = divmod(self.plan.tiles, count)
         if more:
             with T.serial(more) as i:
-                self._product(group, position, i * (rows + 1), rows + 1, v, w, sums)
+                self._product(group, position, column, i * (rows + 1), rows + 1, v, w, sums)
         with T.serial(count - more) as i:
-            self._product(group, position, more * (rows + 1) + i * rows, rows, v, w, sums)
+            self._product(group, position, column, more * (rows + 1) + i * rows, rows, v, w, sums)
 
-    def _product(self, group: Expr, position: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any) -> None:
+    def _product(
+        self, group: Expr, position: Expr, column: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any
+    ) -> None:
         lanes, columns = self.lanes, range(self.plan.columns)
         held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
         for row in held:
@@ -180,16 +222,15 @@ class _Kernel:
         for r, row in enumerate(held):
             for q in columns:
                 with T.vectorized(lanes) as lane:
-                    T.buffer_store(sums, row[q, lane], [position, q, first + r, lane])
+                    T.buffer_store(sums, row[q, lane], [column + q, position, first + r, lane])
 
     def _transform_back(
-        self, place: Any, tile: Expr, group: Expr, column: Expr, finish: Finish, sums: Any, half: Any, out: Any
+        self, place: Any, tile: Expr, block: Expr, column: Expr, finish: Finish, sums: Any, half: Any, out: Any
     ) -> None:
         (n, ti, tj), (height, width), size = place, self.shape.out, range(self.size)
-        block = T.bind(group * self.plan.columns + column)
         with T.If(block < self.filters), T.Then():
             with T.serial(self.size) as k, T.vectorized(self.lanes) as lane:
-                values = [T.bind(sums[r * self.size + k, column, tile, lane]) for r in size]
+                values = [T.bind(sums[column, r * self.size + k, tile, lane]) for r in size]
                 for i, value in enumerate(self._inverse(values)):
                     T.buffer_store(half, value, [i, k, lane])
             with T.serial(self.m) as k:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
+from cnnc.profiling import StepTimes
 from cnnc.target import Port, Program, numpy_dtype
 from cnnc_tvm.plan import Plan, Step, Tensor
 
@@ -75,9 +77,7 @@ class TvmProgram(Program):
         import numpy as np
 
         with self._lock:  # the scratch memory is one
-            frame = self._frame_for(dims)
-            for name, array in inputs.items():
-                self._device.write(frame.memory[self.plan.inputs[name]], array)
+            frame = self._filled(inputs, dims)
             for call in frame.calls:
                 call()
             outputs = {}
@@ -87,14 +87,41 @@ class TvmProgram(Program):
                 self._device.read(frame.memory[self.plan.outputs[port.name]], outputs[port.name])
             return outputs
 
+    def timed(self, runs: int, /, **arrays: object) -> list[StepTimes]:
+        """The times of each step in `runs` runs on these inputs, after one that warms up. The device must be one
+        that is done with a step when its call returns."""
+        inputs, dims = self._checked(arrays)
+        self.run(inputs, dims)
+        times: list[list[float]] = [[] for _ in self.plan.steps]
+        with self._lock:
+            for _ in range(runs):
+                for call, own in zip(self._filled(inputs, dims).calls, times, strict=True):
+                    start = perf_counter()
+                    call()
+                    own.append(perf_counter() - start)
+        return [
+            StepTimes(step.function, step.node, self._bytes(step, dims), tuple(own))
+            for step, own in zip(self.plan.steps, times, strict=True)
+        ]
+
     def files(self) -> dict[str, bytes]:
         from safetensors.numpy import save
 
         return {"plan.json": self.plan.to_json(), "weights.safetensors": save(dict(self.weights)), **self._code}
 
     def source(self) -> str:
-        """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program."""
-        return self._text()
+        """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program, whose artifact has none."""
+        return self._text() or (self.remade().source() if self.remade else "")
+
+    def _filled(self, inputs: Mapping[str, Array], dims: Mapping[str, int]) -> _Frame:
+        """The frame for these dims with the inputs in its memory, where steps may write over them."""
+        frame = self._frame_for(dims)
+        for name, array in inputs.items():
+            self._device.write(frame.memory[self.plan.inputs[name]], array)
+        return frame
+
+    def _bytes(self, step: Step, dims: Mapping[str, int]) -> int:
+        return sum(evaluate(self.plan.tensors[i].type.bytes, dims) for i in dict.fromkeys(step.args))
 
     @cached_property
     def _device(self) -> Device:

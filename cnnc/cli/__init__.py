@@ -7,6 +7,7 @@ The modules here import only click and each other at the top; what a command nee
 from __future__ import annotations
 
 from cnnc.cli.app import App
+from cnnc.cli.bench import bench
 from cnnc.cli.check import check
 from cnnc.cli.compile import compile_
 from cnnc.cli.completion import completion
@@ -15,6 +16,7 @@ from cnnc.cli.explain import explain
 from cnnc.cli.ir import ir
 from cnnc.cli.models import models
 from cnnc.cli.passes import passes
+from cnnc.cli.profile import profile
 from cnnc.cli.run import run
 from cnnc.cli.summary import summary
 from cnnc.cli.test import test
@@ -22,7 +24,8 @@ from cnnc.cli.verify import verify
 
 main = App(
     commands=[
-        check, test, summary, ir, compile_, run, verify, models, targets, passes, doctor, explain, completion,
+        check, test, summary, ir, compile_, run, verify, bench, profile, models, targets, passes, doctor, explain,
+        completion,
     ]
 )  # fmt: skip
 

@@ -63,10 +63,16 @@ class App(click.Group):
             # Errors come here as exceptions, and what a command returns is its exit status.
             lambda: run(args, prog_name, complete_var, standalone_mode=False, **extra),
             # Read off the words themselves: where they do not parse, no option has a value yet.
-            as_json="--json" in args,
+            as_json="--json" in args and not self._has_json_files(args),
             debug="--debug" in args,
         )
         sys.exit(status)
+
+    def _has_json_files(self, args: Sequence[str]) -> bool:
+        """Whether the `--json` of the command takes a file to write, and does not say how to print."""
+        command = self.commands.get(args[0])
+        options = [x for x in command.params if isinstance(x, click.Option)] if command else []
+        return any("--json" in x.opts and not x.is_flag for x in options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

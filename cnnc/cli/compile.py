@@ -16,6 +16,7 @@ from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.load import load, told_already, weights_for
 from cnnc.cli.options import (
     AS_JSON,
+    CACHE,
     DEFAULT_PASSES,
     Assignments,
     Command,
@@ -67,23 +68,25 @@ class TargetName(click.ParamType[str]):
 @pass_options
 @click.option("--dump-ir", metavar="DIR", type=click.Path(path_type=Path), help="Write the graph after each pass.")
 @click.option("--print-source", is_flag=True, help="Print the generated source; writes a program only with -o.")
+@CACHE
 @AS_JSON
 def compile_(
     place: Place, target: str, out: Path | None, source: WeightSource, settings: Settings, arch: str | None,
     mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], chosen: Passes,
-    dump_ir: Path | None, print_source: bool, as_json: bool,
+    dump_ir: Path | None, print_source: bool, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a model for a target.
 
     The program is written to a file: in the target's own format where the name ends so (.onnx, .py), else as an
-    artifact for `cnnc run` and `cnnc.load_program`.
+    artifact for `cnnc run` and `cnnc.load_program`. What was compiled before for `cpu` or `cuda`, from the same network
+    and weights, comes from the compile cache: CNNC_CACHE=DIR says where it is, CNNC_CACHE=off that there is none.
     """
     own = dict(options)
     own |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)
-    program = build(place, settings, source, target, own, chosen, dump_ir)
+    program = build(place, settings, source, target, own, chosen, dump_ir, cache=cache)
     text = program.source() if print_source else ""
     if print_source and not text:
         raise error("E0605", f"target `{target}` generates no source to print")
@@ -108,9 +111,10 @@ def compile_(
 
 def build(
     place: Place, settings: Settings, source: WeightSource, target: str, options: Mapping[str, str] | None = None,
-    chosen: Passes = DEFAULT_PASSES, dump_ir: Path | None = None,
+    chosen: Passes = DEFAULT_PASSES, dump_ir: Path | None = None, *, cache: bool = True,
 ) -> Program:  # fmt: skip
-    """The compiled program of a model; the graph after each pass is written to the folder `dump_ir`."""
+    """The compiled program of a model, from the compile cache where it may; the graph after each pass is written to the
+    folder `dump_ir`."""
     import cnnc
     from cnnc.target import target as find
 
@@ -125,8 +129,9 @@ def build(
     after = graphs_into(dump_ir) if dump_ir else None
     with working(f"compiling {graph.name} for {target}"), told_already():
         return cnnc.compile(
-            graph, target, weights, optimise=chosen.optimise, passes=chosen.passes, after=after, **dict(options or {})
-        )
+            graph, target, weights, optimise=chosen.optimise, passes=chosen.passes, after=after, cache=cache,
+            **dict(options or {}),
+        )  # fmt: skip
 
 
 def graphs_into(folder: Path) -> Callable[[Pass, Network], None]:

@@ -15,6 +15,7 @@ import click
 from cnnc.diagnostics import Diagnostic, Severity, render
 
 if TYPE_CHECKING:
+    from rich.status import Status
     from rich.table import Table
 
 
@@ -78,13 +79,16 @@ def print_table(table: Table) -> None:
         click.echo("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
 
-def working(text: str) -> AbstractContextManager[object]:
-    """Shows `text` with a spinner on standard error while the work lasts; nothing where that is no terminal."""
+def working(text: str, *, per_second: float = 12.5) -> AbstractContextManager[Status | None]:
+    """Shows `text` with a spinner on standard error while the work lasts; nothing, and None, where that is no terminal.
+
+    The spinner moves so often `per_second`; what is timed is disturbed less by a slow one.
+    """
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True, no_color=not coloured(sys.stderr)).status(text)
+    return Console(stderr=True, no_color=not coloured(sys.stderr)).status(text, refresh_per_second=per_second)
 
 
 def size_text(size: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnc.cli.console import print_json
+from cnnc.cli.console import plural, print_json, size_text
 from cnnc.cli.options import AS_JSON, Command
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def targets(as_json: bool) -> None:
 @click.command(cls=Command, examples="cnnc doctor\ncnnc doctor --json")
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Show what is installed and which targets work here.
+    """Show what is installed, which targets work here, and the compile cache.
 
     For a target that does not work on this machine, the reason and what to do.
     """
@@ -52,7 +52,7 @@ def doctor(as_json: bool) -> None:
     }
     if as_json:
         working = {name: {"works": state.works, "detail": state.detail} for name, state in states.items()}
-        print_json({"system": system, "packages": packages, "tools": tools, "targets": working})
+        print_json({"system": system, "packages": packages, "tools": tools, "targets": working, "cache": _cache()})
         return
     for title, rows in (("system", system), ("packages", packages), ("tools", tools)):
         click.echo(title)
@@ -62,6 +62,26 @@ def doctor(as_json: bool) -> None:
     for name, state in states.items():
         detail = state.detail.replace("\n", "\n" + " " * 21)
         click.echo(f"  {name:<14} {'yes' if state.works else 'no '} {detail}")
+    click.echo("compile cache")
+    cache = _cache()
+    click.echo(f"  {'folder':<14} {cache['folder'] or 'none'}{', not used: ' * bool(cache['why'])}{cache['why'] or ''}")
+    used = f"{plural(cache['entries'], 'program')}, {size_text(cache['bytes'])} of at most {size_text(cache['limit'])}"
+    click.echo(f"  {'holds':<14} {used}")
+
+
+def _cache() -> dict[str, Any]:
+    """Where the compile cache is, why it is not used (None where it is), and how large it is."""
+    from cnnc.cache import chosen
+
+    cache = chosen()
+    if cache is None:
+        return {"folder": None, "why": None, "entries": 0, "bytes": 0, "limit": 0}
+    entries = cache.entries()
+    size = sum(about.st_size for _, about in entries)
+    return {
+        "folder": str(cache.folder), "why": cache.refusal(), "entries": len(entries), "bytes": size,
+        "limit": cache.limit,
+    }  # fmt: skip
 
 
 def _installed() -> dict[str, Target | Exception]:

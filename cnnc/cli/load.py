@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cnnc.driver import WeightsOf
     from cnnc.ir.graph import Graph
+    from cnnc.verification import Case
 
 
 def load(place: Place, settings: Settings) -> Graph:
@@ -48,9 +49,28 @@ def weights_for(graph: Graph, source: WeightSource) -> WeightsOf:
     return arrays
 
 
+def case_of(graph: Graph, source: WeightSource) -> Case:
+    """The graph on random inputs, with the weights asked for or random ones that hide nothing. What is odd about those
+    in a file is printed."""
+    from cnnc import weights
+    from cnnc.verification import random_case
+
+    given = None
+    if source.weights is not None:
+        given = weights.load(source.weights, graph, strict=source.strict, warn=lambda odd: report([odd]))
+    return random_case(graph, given, source.seed or 0)
+
+
 @contextmanager
 def told_already() -> Iterator[None]:
-    """Python's warnings about weights are not shown: `weights_for` printed what is odd about them."""
+    """Python's warnings about weights are not shown: `weights_for` printed what is odd about them. Others are printed
+    as diagnostics are."""
+
+    def show(message: Warning | str, *place: object, **more: object) -> None:
+        note(f"{message}\n")
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", r"warning\[E0407\]")
+        warnings.showwarning = show
         yield

@@ -12,6 +12,7 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+CACHE = click.option("--no-cache", "cache", flag_value=False, default=True, help="Compile anew, and keep nothing.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 

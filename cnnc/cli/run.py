@@ -16,6 +16,7 @@ from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.inputs import arrays
 from cnnc.cli.options import (
     AS_JSON,
+    CACHE,
     NO_SETTINGS,
     NO_WEIGHTS,
     Assignments,
@@ -49,10 +50,11 @@ if TYPE_CHECKING:
 @click.option("-t", "--target", type=TargetName(), help="What to compile a FILE for [numpy].")
 @weight_options
 @model_options
+@CACHE
 @AS_JSON
 def run(
     place: Place, inputs: tuple[tuple[str, str], ...], top: int | None, labels: Path | None, out: Path | None,
-    trust: bool, target: str | None, source: WeightSource, settings: Settings, as_json: bool,
+    trust: bool, target: str | None, source: WeightSource, settings: Settings, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a compiled program, or a model from its FILE.
 
@@ -78,7 +80,7 @@ def run(
             listed = ", ".join(f"`{name}`" for name in known) or "none that is open"
             raise error("E0205", f"the inputs of the program have no dimension `{wrong[0]}`: they have {listed}")
     else:
-        program = build(place, settings, source, target or "numpy")
+        program = build(place, settings, source, target or "numpy", cache=cache)
     outputs = program(**arrays(program.inputs, inputs, settings.dims))
     if top and not any(_is_scores(array) for array in outputs.values()):
         raise error("E0902", "--top and --labels need an output of shape [N, classes]")

@@ -11,7 +11,7 @@ import click
 
 from cnnc.cli.console import findings, note, plural, print_json, print_table, report, working
 from cnnc.cli.files import ModelFile, Place
-from cnnc.cli.load import load
+from cnnc.cli.load import case_of, load
 from cnnc.cli.options import (
     AS_JSON,
     NO_SETTINGS,
@@ -26,7 +26,7 @@ from cnnc.cli.options import (
 from cnnc.diagnostics import CnncError
 
 if TYPE_CHECKING:
-    from cnnc.verification import Case, Fault, Outcome
+    from cnnc.verification import Fault, Outcome
 
 MISMATCH = 9
 
@@ -63,7 +63,7 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
         note(f"replaying: {reproducer.fault}")
         case, plan = reproducer.case, [reproducer.setting]
     else:
-        case, plan = _case(place, settings, source), settings_of(targets or _working())
+        case, plan = case_of(load(place, settings), source), settings_of(targets or _working())
     with working("computing the reference in float64"):
         verification = Verification(case)
     outcomes: list[Outcome] = []
@@ -85,17 +85,6 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
         _print(outcomes)
         report(diagnostics)
     return MISMATCH if faults else 0
-
-
-def _case(place: Place, settings: Settings, source: WeightSource) -> Case:
-    from cnnc import weights
-    from cnnc.verification import random_case
-
-    graph = load(place, settings)
-    given = None
-    if source.weights is not None:
-        given = weights.load(source.weights, graph, strict=source.strict, warn=lambda odd: report([odd]))
-    return random_case(graph, given, source.seed or 0)
 
 
 def _working() -> list[str]:

@@ -133,7 +133,7 @@ def _with_rows(node: Node, op: Op, inputs: tuple[Value, ...], kept: Kept, sweep:
 
 
 def _depthwise(node: Node) -> bool:
-    return isinstance(node.op, ops.Conv) and node.op.groups == node.op.channels == node.inputs[0].type.shape[1] != 1
+    return isinstance(node.op, ops.Conv) and node.op.groups == node.op.channels == node.inputs[0].type.shape[1]
 
 
 def rows(node: Node, role: str, kept: Kept, sweep: Sweep, axis: int = 0) -> Param:

@@ -5,7 +5,7 @@
 What follows `--` is for pytest. The tests are collected once; a forked process runs them all, which must pass, and
 finds the functions that each one calls. Every mutant (see `mutations.py`) is a forked process, in which the code of the
 function is replaced as in tests/planting.py and the tests that call it run, the quickest first, until one fails: then
-the mutant is killed, as it is when it needs many times the processor time of the tests. What was built while tests were
+the mutant is killed, as it is when a test needs many times its processor time. What was built while tests were
 collected, such as the ops in their tables of cases, was built without the fault.
 
 `--every 5` tries one mutant in five, `--again FILE` those that survived in an earlier run. `--out` gets a line of JSON
@@ -39,7 +39,7 @@ Calls = dict[tuple[str, str], list[tuple[float, int]]]
 
 SURVIVED, KILLED = 0, 1
 SLOWER = 5
-"""A mutant has this many times the seconds of the tests, and ten more."""
+"""A test of a mutant has this many times its seconds, and as many more."""
 
 
 def passes(item: pytest.Item) -> bool:
@@ -75,15 +75,21 @@ def write_calls(path: Path, items: list[pytest.Item], files: set[str]) -> int:
     return 0
 
 
-def attempt(mutant: Mutant, functions: list[FunctionType], tests: list[pytest.Item], limit: int) -> int:
-    """In a process of its own, of so many seconds: whether the tests find the mutant."""
+def passes_in(item: pytest.Item, seconds: float) -> bool:
+    """Run a test, which ends this process if it takes too long for one of so many seconds."""
+    limit = int(time.process_time() + SLOWER * (seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    return passes(item)
+
+
+def attempt(mutant: Mutant, functions: list[FunctionType], tests: list[tuple[float, pytest.Item]]) -> int:
+    """In a process of its own: whether the tests, with the seconds of each, find the mutant."""
     whole = compile(mutant.mutate(), functions[0].__code__.co_filename, "exec", dont_inherit=True)
     for function in functions:
         code = code_of(whole, mutant.function)
         cells = function.__code__.co_freevars  # that of `super`, which the mutant may not have left
         function.__code__ = code if code.co_freevars else code.replace(co_freevars=cells)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-    return SURVIVED if all(map(passes, tests)) else KILLED
+    return SURVIVED if all(passes_in(item, seconds) for seconds, item in tests) else KILLED
 
 
 def loaded(files: set[str]) -> dict[tuple[str, str], list[FunctionType]]:
@@ -135,10 +141,8 @@ class Run:
         running: dict[int, Mutant] = {}
         for mutant in self.chosen:
             where = file[mutant.path], mutant.function
-            order = sorted(tests.get(where, []))
-            limit = int(10 + SLOWER * sum(seconds for seconds, _ in order))
-            items = [session.items[number] for _, number in order]
-            running[fork(partial(attempt, mutant, functions[where], items, limit))] = mutant
+            items = [(seconds, session.items[number]) for seconds, number in sorted(tests.get(where, []))]
+            running[fork(partial(attempt, mutant, functions[where], items))] = mutant
             if len(running) == self.workers:
                 self.note(running)
         while running:

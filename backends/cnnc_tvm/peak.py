@@ -1,0 +1,111 @@
+"""What this machine does at best, measured: products a second on all cores, and bytes a second to and from memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from cnnc.ir.types import DType
+from cnnc.profiling import Peaks
+from cnnc_tvm.build_cpu import build
+from cnnc_tvm.builder import WRITTEN, Function
+from cnnc_tvm.cpu_device import CpuDevice
+from cnnc_tvm.plan import Step
+
+LANES: Final = (4, 8, 16)
+"""Floats in a vector of the processors there are; the best of the three is this one's."""
+SUMS: Final = 12
+"""Vectors that are added to in turn: more than a product takes cycles times how many begin in one, and they fit the
+registers."""
+ROUNDS: Final = 50_000
+COPIED: Final = 2**25
+PIECE: Final = 2**12
+"""Floats that are copied, more than caches hold, and those that a thread copies at a time."""
+LASTING: Final = 0.3
+"""Seconds that each function is called again and again for."""
+
+
+@cache
+def peaks() -> Peaks:
+    """Measured once a process, in some seconds. The best of many short calls: what others do here only takes away."""
+    threads = _threads()
+    products = {lanes: _products(lanes, threads) for lanes in LANES}
+    copy = _copy()
+    device = CpuDevice(build({x.name: x for x in (*products.values(), copy)}, "native")[0])
+
+    def seconds(function: Function, *shapes: tuple[int, ...]) -> float:
+        views = [device.view(device.memory(4 * _size(shape)), shape, DType.F32) for shape in shapes]
+        return _best(device.call(Step(function.name, "", (), ()), views, {}))
+
+    flops = max(
+        2 * threads * ROUNDS * SUMS * lanes / seconds(function, (threads, SUMS * lanes))
+        for lanes, function in products.items()
+    )
+    return Peaks(flops, 2 * 4 * COPIED / seconds(copy, (COPIED,), (COPIED,)))
+
+
+def _threads() -> int:
+    """How many threads parallel loops have."""
+    from cnnc_tvm.ffi import import_runtime
+
+    return int(import_runtime().get_global_func("runtime.NumThreads")())
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    rows, *columns = shape
+    return rows * (columns[0] if columns else 1)
+
+
+def _best(call: Callable[[], object]) -> float:
+    """The least seconds of some calls after one that touches the memory."""
+    call()
+    best, end = float("inf"), time.perf_counter() + LASTING
+    while (start := time.perf_counter()) < end:
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _written(name: str, write: Callable[..., None], *shapes: tuple[int, ...]) -> Function:
+    with IRBuilder() as made, T.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"tirx.noalias": True})
+        buffers = [T.buffer(shape, "float32", layout=None) for shape in shapes]
+        write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
+    return Function(name, made.get(), WRITTEN)
+
+
+def _products(lanes: int, threads: int) -> Function:
+    """Each thread adds products to sums in registers, none of which waits for another."""
+
+    def write(out: Any) -> None:
+        def vector(value: float) -> Any:
+            return T.broadcast(tirx.const(value, "float32"), lanes)
+
+        with T.parallel(0, threads) as thread:
+            sums = [T.alloc_buffer((lanes,), "float32") for _ in range(SUMS)]
+            ramp = T.ramp(0, 1, lanes)
+            for k, each in enumerate(sums):
+                T.buffer_store(each, vector(k), [ramp])
+            with T.serial(0, ROUNDS):
+                for each in sums:
+                    T.buffer_store(each, each[ramp] * vector(0.5) + vector(1), [ramp])
+            for k, each in enumerate(sums):
+                T.buffer_store(out, each[ramp], [thread, T.ramp(k * lanes, 1, lanes)])
+
+    return _written(f"products{lanes}", write, (threads, SUMS * lanes))
+
+
+def _copy() -> Function:
+    def write(x: Any, out: Any) -> None:
+        with T.parallel(0, COPIED // PIECE) as piece, T.serial(0, PIECE // 16) as i:
+            place = T.ramp(piece * PIECE + i * 16, 1, 16)
+            T.buffer_store(out, x[place], [place])
+
+    return _written("copy", write, (COPIED,), (COPIED,))

@@ -1,0 +1,244 @@
+"""Measuring: the same model and inputs for every system, results compared before any is timed, then rounds of turns.
+
+In a round each system runs for a turn, one after the other, in an order that is reversed every other round. The machine
+may be busy and its clock may change, so times of different rounds are not compared: what counts is the ratio of two
+systems in each round, its median and its quartiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cnnc import driver, weights
+from cnnc.bench.process import Worker
+from cnnc.bench.systems import CNNC, PEERS, SYSTEMS
+from cnnc.diagnostics import CnncError, error
+from cnnc.ir.bind import bind
+from cnnc.ir.dim import symbols
+from cnnc.ir.graph import Graph, Value
+from cnnc.ir.types import DType
+from cnnc.verification import Agreement, Case, Expected, Fault, Setting
+
+if TYPE_CHECKING:
+    from cnnc.target import Program
+
+AS_WRITTEN: Final = 0
+"""The optimisation level of what peers get: they optimise it in their own way."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cnnc compiles, and how it is measured: seconds of the turns, and of the pauses in which threads that wait
+    actively for work fall asleep; seconds that a worker has to answer."""
+
+    target: str = "cpu"
+    options: Mapping[str, str] = field(default_factory=dict)
+    optimise: int = 2
+    passes: str = ""
+    threads: int = 1
+    rounds: int = 11
+    turn: float = 0.5
+    pause: float = 0.3
+    limit: float = 600.0
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """The middle half of some figures."""
+
+    lower: float
+    median: float
+    upper: float
+
+    @staticmethod
+    def of(figures: Sequence[float]) -> Quartiles:
+        return Quartiles(*(float(x) for x in np.quantile(figures, (0.25, 0.5, 0.75))))
+
+
+@dataclass
+class Timed:
+    """A system in one comparison. `seconds` has the median run of each of its turns; `error` is that of its outputs,
+    relative to the largest value; `peak_bytes` is the most memory its process used, None where that is not known."""
+
+    system: str
+    version: str
+    load_seconds: float
+    error: float
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    def ratios(self, other: Timed) -> list[float]:
+        """This system's time over the other's in each round."""
+        return [x / y for x, y in zip(self.seconds, other.seconds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model at one batch: cnnc, its peers, and why others were left out."""
+
+    model: str
+    batch: int
+    own: Timed
+    peers: tuple[Timed, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def fastest(self) -> Timed | None:
+        """The peer beside which cnnc looks worst; None if all were left out."""
+        return max(self.peers, key=lambda peer: self.ratio(peer).median, default=None)
+
+    def ratio(self, peer: Timed) -> Quartiles:
+        """The time of cnnc over that of a peer, round by round."""
+        return Quartiles.of(self.own.ratios(peer))
+
+
+def check_systems(names: Iterable[str]) -> None:
+    """CnncError E0902 for a name that is no system's, or given twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name not in PEERS:
+            near = get_close_matches(name, PEERS, n=1)
+            raise error(
+                "E0902", f"there is no system `{name}` to compare with", notes=[f"there are {', '.join(PEERS)}"],
+                help=f"did you mean `{near[0]}`?" if near else None,
+            )  # fmt: skip
+        if name in seen:
+            raise error("E0902", f"system `{name}` is given twice")
+        seen.add(name)
+
+
+def with_batch(graph: Graph, batch: int | None) -> tuple[Graph, int]:
+    """The graph at a batch, and that batch: the first dim of its inputs. None is 1, or the one that it has.
+
+    CnncError E0902 for a graph of another batch, without one, or of other element types than f32.
+    """
+    values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
+    if any(x.type.dtype is not DType.F32 for x in values):
+        raise error("E0902", f"`{graph.name}` is not in f32 throughout, in which systems are compared")
+    leading = [x.type.shape[0] for x in graph.inputs if x.type.rank]
+    if names := {name for dim in leading for name in symbols(dim)}:
+        batch = batch or 1
+        return bind(graph, dict.fromkeys(names, batch)), batch
+    fixed = next((dim for dim in leading if isinstance(dim, int)), 1)
+    if batch not in (None, fixed):
+        hint = "leave `--batch` out, or do not bind it with `--dim`"
+        raise error("E0902", f"the batch of `{graph.name}` is {fixed}, not {batch}", help=hint)
+    return graph, fixed
+
+
+def compare(
+    model: str, batch: int, case: Case, peers: Sequence[str], settings: Settings,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Comparison:  # fmt: skip
+    """Measure a case. `tell` is called with what is being done.
+
+    A peer that cannot run it, computes something else, dies or does not answer is left out. CnncError E0801 where cnnc
+    computes something else, E0802 where all values of an output are the same, and what compiling it or its worker
+    raises.
+    """
+    tell("computing the reference in float64")
+    expected = Expected(case)
+    expected.check_varied()
+    left_out: dict[str, str] = {}
+    runners: dict[str, _Runner] = {}
+
+    def step(name: str, work: Callable[[], object]) -> None:
+        """Do a system's part; a peer that fails is left out from there on."""
+        try:
+            work()
+        except CnncError as e:
+            if name == CNNC:
+                raise
+            left_out[name] = e.diagnostics[0].message
+            runners.pop(name, None)
+
+    with ExitStack() as stack:
+        bench = _Bench(case, expected, settings, Path(stack.enter_context(TemporaryDirectory(prefix="cnnc-bench-"))))
+
+        def start(name: str) -> None:
+            tell(f"preparing {name}")
+            model = bench.model(name)
+            worker = stack.enter_context(Worker(name, settings.threads, settings.limit))
+            runners[name] = bench.start(worker, model)
+
+        for name in (CNNC, *peers):
+            step(name, partial(start, name))
+        for number in range(settings.rounds + 1):  # the first warms up and does not count
+            tell(f"round {number} of {settings.rounds}")
+            for name in sorted(runners, key=list(runners).index, reverse=bool(number % 2)):
+                step(name, partial(runners[name].turn, settings, counts=number > 0))
+    own, *others = (each.timed for each in runners.values())
+    return Comparison(model, batch, own, tuple(others), left_out)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A system that is ready to be timed."""
+
+    worker: Worker
+    timed: Timed
+
+    def turn(self, settings: Settings, *, counts: bool) -> None:
+        """Let it run for a turn, after a pause, and keep what it took if that `counts`."""
+        time.sleep(settings.pause)
+        answer = self.worker.ask(do="time", seconds=settings.turn)
+        if counts:
+            self.timed.seconds.append(answer["seconds"])
+            self.timed.peak_bytes = answer["peak_bytes"]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A case, what it should give, and a folder for what workers read and write."""
+
+    case: Case
+    expected: Expected
+    settings: Settings
+    folder: Path
+
+    def model(self, name: str) -> Path:
+        """The file of the model for a system, compiled for it unless another has the same. CnncError E0607 where the
+        system is not installed, and what `cnnc.compile` raises."""
+        system, settings = SYSTEMS[name], self.settings
+        if name == CNNC:
+            options: dict[str, Any] = dict(settings.options)
+            program = self._compile(settings.target, optimise=settings.optimise, passes=settings.passes, **options)
+            return program.save(self.folder / f"{name}{system.suffix}")
+        if reason := system.missing():
+            raise error("E0607", reason)
+        path = self.folder / f"{system.target}{system.suffix}"
+        return path if path.exists() else self._compile(system.target, optimise=AS_WRITTEN).save(path)
+
+    def start(self, worker: Worker, model: Path) -> _Runner:
+        """Have a worker load the model, and compare its outputs. CnncErrors as of the worker, and E0801."""
+        from safetensors.numpy import load_file
+
+        name = worker.system
+        inputs, outputs = self.folder / "inputs.safetensors", self.folder / "outputs.safetensors"
+        weights.save(inputs, self.case.inputs)
+        threads = self.settings.threads
+        loaded = worker.ask(do="load", system=name, model=str(model), inputs=str(inputs), threads=threads)
+        worker.ask(do="run", outputs=str(outputs))
+        agreements = self.expected.compare(load_file(outputs))
+        if wrong := next((x for x in agreements if x.mismatch), None):
+            raise self._mismatch(name, wrong)
+        return _Runner(worker, Timed(name, loaded["version"], loaded["seconds"], max(x.error for x in agreements)))
+
+    def _compile(self, target: str, **how: Any) -> Program:
+        return driver.compile(self.case.graph, target, self.case.weights, **how)
+
+    def _mismatch(self, name: str, found: Agreement) -> CnncError:
+        if name == CNNC:
+            return CnncError((Fault(Setting(self.settings.target), False, self.case, None, found).diagnostic(),))
+        far = f"off by {found.error:.1e} of the largest value, {found.bound:.1e} is allowed"
+        return error("E0801", f"`{name}` computes another value of output `{found.output}`: {far}")

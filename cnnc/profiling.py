@@ -1,0 +1,134 @@
+"""Where the time of a run goes: the layers of a network on this machine's processor, and what they make of it.
+
+The `cpu` target runs a plan of steps, each of which computes a node of the optimised graph, with the nodes it took in.
+Its steps are timed one by one in runs of the whole network, so that caches are as they are in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from cnnc import driver
+from cnnc.ir.dim import evaluate
+from cnnc.ir.graph import Graph, Node
+from cnnc.target import as_array, target
+
+if TYPE_CHECKING:
+    from cnnc.diagnostics import Source
+    from cnnc.target import Array
+
+TARGET = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """A call of a compiled function."""
+
+    function: str
+    node: str
+    """The node of the graph that it computes, or a part of."""
+    bytes: int
+    """Those of its operands and its result."""
+    seconds: tuple[float, ...]
+    """In each run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What a machine does at best, in a second."""
+
+    flops: float
+    """Floating-point operations: a product that is added counts as two."""
+    bandwidth: float
+    """Bytes read from memory and written to it, as much of one as of the other."""
+
+
+class Timed(Protocol):
+    """What programs of the target `cpu` offer beside running."""
+
+    def timed(self, runs: int, /, **arrays: object) -> Sequence[StepTimes]: ...
+
+
+class Measured(Protocol):
+    """What the target `cpu` offers beside compiling."""
+
+    def peaks(self) -> Peaks: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node of the optimised graph and the steps that compute it; `seconds` is the median of the runs."""
+
+    node: Node
+    functions: tuple[str, ...]
+    seconds: float
+    macs: int
+    bytes: int
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations a second, as direct convolution counts them: fewer may be done (Winograd)."""
+        return 2 * self.macs / self.seconds
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second, of operands and results; what a cache still holds does not come from memory."""
+        return self.bytes / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The layers of a network in running order, and what the machine does at best."""
+
+    graph: Graph
+    layers: tuple[Layer, ...]
+    peaks: Peaks
+    runs: int
+
+    @property
+    def seconds(self) -> float:
+        """Those of all layers."""
+        return sum(x.seconds for x in self.layers)
+
+    def by_line(self) -> dict[Source, dict[int, list[Layer]]]:
+        """The layers by the source and the line where the node was written; those written nowhere are left out."""
+        found: dict[Source, dict[int, list[Layer]]] = {}
+        for layer in self.layers:
+            if (origin := layer.node.origin) is not None:
+                lines = found.setdefault(origin.span.source, {})
+                lines.setdefault(origin.span.line, []).append(layer)
+        return found
+
+
+def profile(
+    graph: Graph, weights: driver.WeightsOf, inputs: Mapping[str, Array], *, runs: int = 20, optimise: int = 2,
+    passes: str = "", cache: bool = True, **options: Any,
+) -> Profile:  # fmt: skip
+    """The profile of a graph on these inputs, for the target `cpu` with its `options`, over `runs` runs.
+
+    The other arguments and the errors are those of `cnnc.compile`.
+    """
+    network = driver.optimise(graph, weights, level=optimise, passes=passes).network
+    program = driver.compile(network.graph, TARGET, network.weights, optimise=0, cache=cache, **options)
+    steps = cast(Timed, program).timed(runs, **inputs)
+    peaks = cast(Measured, target(TARGET)).peaks()
+    dims: dict[str, int] = {}
+    for port in program.inputs:
+        as_array(inputs[port.name], port, dims)
+    nodes = {node.name: node for node in network.graph.nodes}
+    own: dict[str, list[StepTimes]] = {}
+    for step in steps:
+        own.setdefault(step.node, []).append(step)
+    return Profile(graph, tuple(_layer(nodes[name], dims, each) for name, each in own.items()), peaks, runs)
+
+
+def _layer(node: Node, dims: Mapping[str, int], steps: Sequence[StepTimes]) -> Layer:
+    functions = tuple(step.function for step in steps)
+    return Layer(node, functions, _median(steps), evaluate(node.macs, dims), sum(step.bytes for step in steps))
+
+
+def _median(steps: Iterable[StepTimes]) -> float:
+    return median(map(sum, zip(*(step.seconds for step in steps), strict=True)))

@@ -1,0 +1,78 @@
+"""The kernels of direct convolution, alone, against the reference: every edge, stride, dilation and group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tvm import te
+
+from cnnc import ops
+from cnnc.ir.types import TensorType
+from cnnc_tvm.conv_direct import Plan, choose, pack, write
+from cnnc_tvm.conv_shape import ConvShape, Machine
+from conv_kernels import blocked, run
+from numerics import assert_node_agrees, random_inputs, random_weights, single
+
+AVX2 = Machine(lanes=8, registers=16)
+AVX512 = Machine(lanes=16, registers=32, cores=2)
+
+SAME = (1, 1, 1, 1)
+SHAPES = [
+    ConvShape(2, 32, 48, (9, 31), (3, 3), pads=SAME),
+    ConvShape(1, 20, 40, (13, 17), (3, 3), (2, 2), pads=(0, 1, 1, 0)),
+    ConvShape(1, 16, 96, (7, 7), (3, 3), pads=SAME),
+    ConvShape(1, 16, 24, (11, 40), (5, 3), (1, 2), (2, 3), (4, 3, 2, 5)),
+    ConvShape(1, 5, 7, (1, 1), (3, 3), pads=SAME),
+    ConvShape(2, 33, 17, (3, 2), (7, 7), (3, 2), pads=(3, 3, 3, 3)),
+    ConvShape(1, 8, 16, (1, 70), (1, 9), pads=(0, 8, 0, 3)),
+    ConvShape(1, 64, 96, (6, 5), (3, 3), pads=SAME, groups=2),
+    ConvShape(1, 16, 32, (4, 60), (3, 3), dilation=(12, 12), pads=(12, 12, 12, 12)),
+    ConvShape(2, 40, 80, (7, 8), (1, 1)),
+    ConvShape(1, 32, 32, (7, 9), (1, 1), (2, 2)),
+    ConvShape(1, 16, 16, (3, 4), (1, 1), pads=(1, 0, 0, 2)),
+]
+
+
+def check(shape: ConvShape, plan: Plan, batch: int | None = None) -> None:
+    op = ops.Conv(
+        shape.filters, shape.kernel, stride=shape.stride, pad=shape.pads, dilation=shape.dilation, groups=shape.groups
+    )
+    graph = single(op, TensorType((batch or shape.batch, shape.channels, *shape.image)))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    kernel, bias = weights["node.weight"], weights["node.bias"]
+    x = inputs["x0"] if plan.depth == 1 else blocked(inputs["x0"], plan.lanes)
+
+    def emit(x: Any, w: Any, b: Any, out: Any) -> None:
+        write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
+
+    y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), bias)
+    assert_node_agrees(graph, weights, inputs, {"y": y})
+
+
+@pytest.mark.parametrize("machine", [AVX2, AVX512], ids=["avx2", "avx512"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees(shape: ConvShape, machine: Machine) -> None:
+    check(shape, choose(shape, machine))
+
+
+def test_batch_known_when_it_runs() -> None:
+    shape = ConvShape(te.var("n", "int32"), 16, 32, (5, 6), (3, 3), pads=SAME)
+    for batch in (1, 3):
+        check(shape, choose(shape, AVX512), batch)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 14])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_any_tile(columns: int, blocks: int) -> None:
+    """Tiles that do not divide the columns or the filters."""
+    shape = ConvShape(1, 16, 80, (5, 23), (3, 3), (1, 2), pads=SAME)
+    check(shape, replace(choose(shape, AVX512), columns=columns, blocks=blocks, rows=3))
+
+
+@pytest.mark.parametrize("machine", [AVX2, AVX512], ids=["avx2", "avx512"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_that_is_not_in_blocks(channels: int, machine: Machine) -> None:
+    shape = ConvShape(2, channels, 24, (31, 33), (7, 7), (2, 2), pads=(3, 3, 3, 3))
+    check(shape, choose(shape, machine, plain=True))
