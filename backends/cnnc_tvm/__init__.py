@@ -50,14 +50,14 @@ class CpuTarget(Target):
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
-        from cnnc_tvm.build_cpu import build, lanes
+        from cnnc_tvm.build_cpu import build, machine
         from cnnc_tvm.cpu_device import CpuDevice
         from cnnc_tvm.lower import lower
         from cnnc_tvm.rules import CPU
         from cnnc_tvm.runtime import TvmProgram
 
         cpu = options.get("mcpu", "native")
-        lowered = lower(graph, weights, CPU, lanes(cpu))
+        lowered = lower(graph, weights, CPU, machine(cpu))
         library, text = build(lowered.functions, cpu)
         return TvmProgram(
             self.name,

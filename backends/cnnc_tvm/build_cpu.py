@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import tvm
 from tvm.target import codegen
 
 from cnnc.diagnostics import error
+from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
@@ -38,13 +40,13 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
 
 
-def lanes(mcpu: str) -> int:
-    """Floats in a vector of a CPU: 16 with AVX-512, 8 with AVX2, else 4. CnncError E0622 for an unknown CPU."""
+def machine(mcpu: str) -> Machine:
+    """The vectors of a CPU, and the cores of this one. CnncError E0622 for an unknown CPU."""
     target = _target(mcpu)
-    for feature, count in (("avx512f", 16), ("avx2", 8)):
-        if codegen.target_has_features(feature, target):
-            return count
-    return 4
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if codegen.target_has_features("avx512f", target):
+        return Machine(lanes=16, registers=32, cores=cores)
+    return Machine(lanes=8 if codegen.target_has_features("avx2", target) else 4, registers=16, cores=cores)
 
 
 def _target(mcpu: str) -> Any:

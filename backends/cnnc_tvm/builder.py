@@ -23,6 +23,7 @@ from cnnc.ir.dim import Dim, Floor, Min
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
+from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.plan import Step
 from cnnc_tvm.tensor import (
     MOVES,
@@ -49,8 +50,8 @@ class Builder:
     """Collects the functions, the tensors and the steps of one graph."""
 
     weights: Mapping[str, Array]
-    lanes: int = 0
-    """Channels in a block of the images it stores; 0 to store them plainly."""
+    machine: Machine | None = None
+    """A processor whose vectors images are stored for, in blocks of channels; None to store them plainly."""
     functions: dict[str, Function] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
     node: str = ""
@@ -67,6 +68,7 @@ class Builder:
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.lanes = self.machine.lanes if self.machine else 0
         self._symbols: dict[str, Any] = {}
         self._analyzer = sym.Analyzer()
         self._plain: dict[int, Tensor] = {}  # copies of tensors in blocks
@@ -104,7 +106,7 @@ class Builder:
     def _simple(self, index: Expr) -> Expr:
         return index if isinstance(index, int) else self._analyzer.simplify(index)
 
-    def _memory(self, type: TensorType) -> TensorType | None:
+    def memory(self, type: TensorType) -> TensorType | None:
         """The blocks of images that are stored in blocks: of one place they would lie as they do plainly."""
         if not self.lanes or type.rank != 4 or type.dtype is not DType.F32:
             return None
@@ -115,7 +117,7 @@ class Builder:
 
     def in_blocks(self, x: Tensor) -> Tensor | None:
         """The stored tensor [N, ceil(C / lanes), H, W, lanes] of images; None where these are stored plainly."""
-        memory = self._memory(x.type)
+        memory = self.memory(x.type)
         if memory is None:
             return None
         if x.blocks is None and x.loops is not None:
@@ -179,7 +181,7 @@ class Builder:
 
     def store(self, x: Tensor) -> Tensor:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
-        return x if x.loops is None else self._store(x, self._memory(x.type))
+        return x if x.loops is None else self._store(x, self.memory(x.type))
 
     def _store(self, x: Tensor, memory: TensorType | None) -> Tensor:
         """The tensor in memory, in these blocks if they are given."""
@@ -277,7 +279,7 @@ class Builder:
         begin within blocks.
         """
         xs = list(xs)
-        memory = self._memory(type)
+        memory = self.memory(type)
         if memory is None:
             parts = [self.number(self.plain(x)) for x in xs]
             y = self._stored(type)
@@ -376,7 +378,7 @@ class Builder:
         if not axes:
             return self.moves(type, lambda *i: element(*i, *index))
         whole = list(axes.values())
-        memory, label = self._memory(TensorType(type.shape)), f"{self.label}_reduced"
+        memory, label = self.memory(TensorType(type.shape)), f"{self.label}_reduced"
         if memory is None:
             result = te.compute(self.shape(type.shape), lambda *i: how.combine(element(*i, *index), axis=whole), label)
             return Tensor(TensorType(type.shape), result, result, loops)

@@ -14,9 +14,9 @@ from tvm.script.ir_builder import tirx as T
 from cnnc.ir.types import DType
 from cnnc.profiling import Peaks
 from cnnc_tvm.build_cpu import build
-from cnnc_tvm.builder import WRITTEN, Function
 from cnnc_tvm.cpu_device import CpuDevice
 from cnnc_tvm.plan import Step
+from cnnc_tvm.tensor import WRITTEN, Function
 
 LANES: Final = (4, 8, 16)
 """Floats in a vector of the processors there are; the best of the three is this one's."""

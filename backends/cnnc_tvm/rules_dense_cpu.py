@@ -16,6 +16,7 @@ from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm.builder import Builder
+from cnnc_tvm.kernels_cpu import convolution
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
@@ -79,6 +80,8 @@ def _tiled(out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
 
 @CPU(ops.Conv)
 def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if (y := convolution(b, op, out, x, weight)) is not None:
+        return biased(b, out, y, bias)
     if not _fills_lanes(op.channels, op.groups):
         return biased(b, out, direct(b, op, out, b.readable(around(b, x, op)), weight, WINDOWS), bias)
     lanes = _lanes(op.channels, op.groups)
