@@ -43,7 +43,7 @@ def reference(x: Array, weight: Array, shape: ConvShape) -> Array:
 
 
 def compiled(shape: ConvShape, plan: Plan) -> Any:
-    """The function of (x, weights, residual, y[, n]), whose epilogue adds the residual and then is a ReLU."""
+    """The function of (x, weights, residual, y[, n]), whose epilogue adds the residual, then is a ReLU, then adds 1."""
 
     def blocks(channels: int, *size: int) -> Any:
         return T.buffer((shape.batch, -(-channels // plan.lanes), *size, plan.lanes), layout=None)
@@ -59,7 +59,7 @@ def compiled(shape: ConvShape, plan: Plan) -> Any:
 
         def finish(value: Any, n: Any, o: Any, i: Any, j: Any) -> Any:
             other = residual[n, tirx.indexdiv(o, plan.lanes), i, j, tirx.indexmod(o, plan.lanes)]
-            return tirx.max(value + other, tirx.const(0, "float32"))
+            return tirx.max(value + other, tirx.const(0, "float32")) + tirx.const(1, "float32")
 
         write(shape, plan, finish, x, w, y)
     function = made.get()
@@ -82,8 +82,8 @@ def error(shape: ConvShape, plan: Plan, function: Any, seed: int = 0, dims: tupl
     function(*tensors, *dims)
     y = plain(tensors[-1].numpy())
     assert not y[:, shape.filters :].any()
-    expected = np.maximum(reference(x, weight, shape) + residual, 0)
-    size = reference(abs(x), abs(weight), shape) + abs(residual)
+    expected = np.maximum(reference(x, weight, shape) + residual, 0) + 1
+    size = reference(abs(x), abs(weight), shape) + abs(residual) + 1
     return float((abs(y[:, : shape.filters] - expected) / size).max() * 2**24)
 
 
