@@ -159,7 +159,7 @@ def compare(
         except CnncError as e:
             if name == CNNC:
                 raise
-            left_out[name] = e.diagnostics[0].message
+            left_out[name] = e.diagnostics[0].message.removeprefix(f"`{name}` ")
             runners.pop(name, None)
 
     with ExitStack() as stack:
