@@ -12,8 +12,9 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.conv_shape import ConvShape
-from cnnc_tvm.conv_winograd import Plan, matrices, pack, write
+from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.conv_winograd import matrices, pack, write
+from cnnc_tvm.conv_winograd_plan import Plan, choose
 from numerics import Array
 
 BOUND = {2: 16.0, 4: 64.0}
@@ -122,3 +123,49 @@ def test_matrices_are_exact(m: int) -> None:
                 int(i + r == k) for i in range(m)
             ]
     assert all(float(np.float32(float(c))) == c for row in (*forward, *inverse) for c in row)
+
+
+SERVER = Machine(lanes=16, registers=32, cores=2)
+DESKTOP = Machine(lanes=8, registers=16, cores=8)
+
+
+def square(channels: int, size: int, batch: Any = 1, **more: Any) -> ConvShape:
+    return ConvShape(batch, channels, channels, (size, size), **{"kernel": (3, 3), "pads": (1, 1, 1, 1), **more})
+
+
+@pytest.mark.parametrize(
+    ("shape", "m"),
+    [
+        (square(64, 56), 4),
+        (square(128, 28), 4),
+        (square(256, 14), 2),  # the weights of F(4x4, 3x3) take longer to read than its tiles save
+        (square(512, 7), None),
+        (square(512, 7, batch=8), 4),
+        (square(512, 28), 4),
+        (square(3, 224), None),
+        (square(64, 56, stride=(2, 2)), None),
+        (square(64, 56, dilation=(2, 2)), None),
+        (square(64, 56, groups=2), None),
+        (square(64, 56, kernel=(1, 1)), None),
+    ],
+    ids=str,
+)
+def test_chosen(shape: ConvShape, m: int | None) -> None:
+    plan = choose(shape, SERVER)
+    assert (plan and plan.m) == m
+
+
+@pytest.mark.parametrize("machine", [SERVER, DESKTOP], ids=["avx512", "avx2"])
+def test_plan_fits_the_machine(machine: Machine) -> None:
+    for shape in (square(64, 56), square(512, 28), square(64, 56, batch=te.var("n", "int32"))):
+        plan = choose(shape, machine)
+        assert plan is not None
+        assert sum(plan.passes) == plan.tiles
+        assert (max(plan.passes) + 1) * plan.columns + 1 <= machine.registers
+
+
+def test_sizes_may_be_forbidden() -> None:
+    plan = choose(square(64, 56), SERVER, sizes=(2,))
+    assert plan is not None
+    assert plan.m == 2
+    assert choose(square(64, 56), SERVER, sizes=()) is None

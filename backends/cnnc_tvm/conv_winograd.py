@@ -9,8 +9,8 @@ tiles lies [blocks of channels, positions, tiles, lanes].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.builder import Expr
 from cnnc_tvm.conv_shape import ConvShape, Finish
+from cnnc_tvm.conv_winograd_plan import Plan
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -34,25 +35,6 @@ For F(4x4, 3x3) 5/8 and 3/2 err by less than half of what the usual 1 and 2 do.
 
 _AHEAD = 16
 """Channels between the weights that are multiplied and those fetched into the first cache."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a convolution is computed by F(m x m, 3 x 3)."""
-
-    m: int
-    lanes: int
-    tiles: int
-    """Of a block."""
-    splits: int
-    """Into how many parts the filters are divided, each a task of its own for each block of tiles."""
-    rows: int
-    """Tiles whose sums are in registers at a time."""
-    columns: int
-    """Vectors of filters whose sums are in registers at a time."""
-    phases: bool = False
-    """Whether each block of tiles is transformed, multiplied and transformed back by all cores together, one step after
-    the other, so that the weights are read once a block; otherwise a task does all of it with what is in its cache."""
 
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -195,19 +177,18 @@ class _Kernel:
 
     def _multiply(self, panel: Expr, position: Expr, column: Expr, v: Any, w: Any, sums: Any) -> None:
         """The product of the block of tiles at one position and a panel of weights, to blocks `column` ... of sums."""
-        passes = -(-self.plan.tiles // self.plan.rows)
-        rows, more = divmod(self.plan.tiles, passes)
-        for start, count, size in ((0, more, rows + 1), (more, passes - more, rows)):
+        number = first = 0
+        for rows, same in groupby(self.plan.passes):
+            count = len(list(same))
             with T.serial(count) as i:
-                number = i + start
-                self._product(panel, position, column, number, number * rows + tirx.min(number, more), size, v, w, sums)
+                self._product(panel, position, column, number + i, first + i * rows, rows, v, w, sums)
+            number, first = number + count, first + count * rows
 
     def _product(
         self, panel: Expr, position: Expr, column: Expr, number: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any
     ) -> None:
         """One pass of `_multiply`, over so many tiles from the first."""
         lanes, columns, channels = self.lanes, range(self.plan.columns), self.blocks * self.lanes
-        passes = -(-self.plan.tiles // self.plan.rows)
         held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
         for row in held:
             for q in columns:
@@ -219,7 +200,7 @@ class _Kernel:
                 _prefetch(3, v, block + 1, position, first + lane_in, 0)
             for q in columns:
                 _prefetch(3, w, panel, c + _AHEAD, q * lanes)
-                _prefetch(2, w, panel + 1, tirx.indexdiv(number * channels + c, passes), q * lanes)
+                _prefetch(2, w, panel + 1, tirx.indexdiv(number * channels + c, len(self.plan.passes)), q * lanes)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:
