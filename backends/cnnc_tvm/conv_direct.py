@@ -110,12 +110,14 @@ def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
         for b, q in _parts(blocks, plan.blocks)
     )
     tasks = chunks * passes * (shape.batch if isinstance(shape.batch, int) else 1)
+    used = prod(min(1, k / stride) for k, stride in zip(shape.kernel, shape.stride, strict=True))
     rows = (plan.chunk - 1) * shape.stride[0] + shape.span[0]
-    seen = 4 * channels * shape.image[1] * rows  # by a task
+    seen = 4 * channels * shape.image[1] * rows * used  # by a task
     inputs = seen * chunks * (shape.groups if seen < machine.l2 / 2 else passes)
     weights = filters * passes * (1 if filters * passes < machine.l2 / 2 else chunks)
     share = -(-tasks // machine.cores) / tasks
-    return shape.groups * depth * steps * share + (inputs + weights) / 8 / machine.cores + 500 * tasks / machine.cores
+    waiting = (inputs / 8 + weights / 4 + 500 * tasks) / machine.cores  # weights come from farther away
+    return shape.groups * depth * steps * share + waiting
 
 
 def _parts(size: int, part: int) -> list[tuple[int, int]]:
