@@ -155,8 +155,8 @@ def key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _digests(weights: Weights) -> list[list[object]]:
-    """Name, type and digest of each array."""
+def _digests(weights: Weights) -> dict[str, str]:
+    """The digest of each array; its type and shape are in the graph."""
 
     def digest(array: Array) -> str:
         import numpy as np
@@ -164,16 +164,18 @@ def _digests(weights: Weights) -> list[list[object]]:
         return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
     with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = pool.map(digest, weights.values())
-        return [[name, str(x.dtype), x.shape, each] for (name, x), each in zip(weights.items(), digests, strict=True)]
+        return dict(zip(weights, pool.map(digest, weights.values()), strict=True))
 
 
 @cache
 def _code(package: str) -> str:
-    """The digest of the source of a package: one that is being worked on changes and keeps its version."""
+    """The digest of the source of a package or module: one that is being worked on changes and keeps its version."""
     spec = find_spec(package)
-    files = (file for place in (spec and spec.submodule_search_locations) or () for file in Path(place).rglob("*.py"))
+    assert spec is not None  # it has been imported
+    folders = map(Path, spec.submodule_search_locations or ())
+    files = [(str(file.relative_to(folder)), file) for folder in folders for file in folder.rglob("*.py")]
     digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file} {file.stat().st_size}\n".encode() + file.read_bytes())
+    for name, file in sorted(files) or [(package, Path(str(spec.origin)))]:
+        text = file.read_bytes()
+        digest.update(f"{name} {len(text)}\n".encode() + text)
     return digest.hexdigest()

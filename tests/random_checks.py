@@ -36,8 +36,12 @@ from strategies import Case, to_cnn
 
 
 def compiled(graph: Graph, target: str, weights: Mapping[str, Array], level: int = max(LEVELS)) -> Program:
-    """The program at a level of the optimiser; that of `cuda` runs on the CPU."""
-    program = cnnc.compile(graph, target, weights, optimise=level)
+    """The program at a level of the optimiser; that of `cuda` runs on the CPU.
+
+    `narrow` is `cpu` with vectors of 4, so that images of few channels lie in blocks as well.
+    """
+    options = {"mcpu": "x86-64"} if target == "narrow" else {}
+    program = cnnc.compile(graph, "cpu" if target == "narrow" else target, weights, optimise=level, **options)
     return emulated(program) if isinstance(program, TvmProgram) and target == "cuda" else program
 
 

@@ -122,6 +122,27 @@ def test_what_is_saved_loads_equal(tmp_path):
     assert stated == json.loads(manifest()) | claims
 
 
+@pytest.mark.parametrize("size", [artifact.PIECE - 1, artifact.PIECE, artifact.PIECE + 1, 3 * artifact.PIECE])
+def test_a_large_member_is_checked_in_pieces(size, tmp_path):
+    data = bytes(size - 1) + b"!"
+    path = Echo({"large": data}).save(tmp_path / "a")
+    assert cnnc.load_program(path).files() == {"large": data}
+    with zipfile.ZipFile(path) as archive:
+        begin = archive.getinfo("large").header_offset + 30 + len("large")
+    for place in (0, artifact.PIECE - 2, size - 2, size - 1):
+        changed = bytearray(path.read_bytes())
+        changed[begin + place] ^= 1
+        (tmp_path / "b").write_bytes(changed)
+        refused(load(tmp_path / "b"), "E0406", "was changed")
+
+
+def test_pieces_keep_their_order(tmp_path):
+    halves = bytes(artifact.PIECE), b"!" * artifact.PIECE
+    path = Echo({"large": b"".join(halves)}).save(tmp_path / "a")
+    path.write_bytes(path.read_bytes().replace(b"".join(halves), b"".join(reversed(halves))))
+    refused(load(path), "E0406", "was changed")
+
+
 def test_equal_programs_give_equal_artifacts(tmp_path):
     assert saved(tmp_path / "a").read_bytes() == saved(tmp_path / "b").read_bytes()
 

@@ -26,6 +26,7 @@ from cnnc.bench.report import conclusion, duration, left_out, plot, table, to_js
 from cnnc.bench.systems import PEERS, SYSTEMS
 from cnnc.bench.worker import Session, peak_bytes
 from cnnc.diagnostics import CnncError
+from cnnc.target import Status
 from cnnc.verification import random_case
 from conftest import Cli
 
@@ -185,15 +186,15 @@ def test_a_peer_that_fails_is_left_out_with_its_reason(fault: Fault) -> None:
     """)
     found = compare("net", 2, CASE, ("torch", "openvino", "onnxruntime"), QUICK)
     assert [x.system for x in found.peers] == ["onnxruntime"]
-    assert found.left_out["torch"] == "`torch` stopped: no room"
-    assert found.left_out["openvino"] == "`openvino` stopped: ValueError: no kernel for this"
+    assert found.left_out["torch"] == "stopped: no room"
+    assert found.left_out["openvino"] == "stopped: ValueError: no kernel for this"
 
 
 def test_a_peer_that_dies_between_rounds_is_left_out_from_there_on(fault: Fault) -> None:
     fault("if system == 'openvino' and turns == 3: os._exit(1)")
     found = compare("net", 2, CASE, ("openvino", "onnxruntime"), QUICK)
     assert [(x.system, len(x.seconds)) for x in (found.own, *found.peers)] == [("cnnc", 3), ("onnxruntime", 3)]
-    assert found.left_out == {"openvino": "`openvino` stopped"}
+    assert found.left_out == {"openvino": "stopped"}
 
 
 SCALED = """
@@ -208,7 +209,7 @@ def test_a_peer_that_computes_something_else_is_not_timed(fault: Fault) -> None:
     found = compare("net", 2, CASE, ("onnxruntime",), QUICK)
     assert found.peers == ()
     assert found.left_out["onnxruntime"].startswith(
-        "`onnxruntime` computes another value of output `y`: off by 1.0e-03 of the largest value, "
+        "computes another value of output `y`: off by 1.0e-03 of the largest value, "
     )
 
 
@@ -261,6 +262,11 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert SYSTEMS["openvino"].missing() == "openvino is not installed: pip install 'cnnc[bench]'"
     found = compare("net", 2, CASE, ("openvino",), replace(QUICK, rounds=1))
     assert found.left_out == {"openvino": "openvino is not installed: pip install 'cnnc[bench]'"}
+
+
+def test_a_peer_whose_target_does_not_work_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnc_onnx.OnnxTarget.status", lambda self: Status(False, "onnx is not installed"))
+    assert (SYSTEMS["openvino"].missing(), SYSTEMS["torch"].missing()) == ("onnx is not installed", "")
 
 
 def test_outputs_that_show_nothing_are_not_compared() -> None:
@@ -403,7 +409,7 @@ def test_nothing_to_compare_with_is_an_error(cli: Cli, fault: Fault) -> None:
     result = cli("bench", "net.cnn", "--vs", "torch", "-t", "numpy", "--rounds", 1)
     assert result.exit_code == 7
     assert "cnnc" in result.stdout
-    assert result.stderr.splitlines()[0] == "left out: torch: `torch` stopped"
+    assert result.stderr.splitlines()[0] == "left out: torch: stopped"
     assert "error[E0608]: there was no other system to compare with" in result.stderr
 
 

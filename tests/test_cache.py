@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import invalidate_caches
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -147,6 +148,24 @@ def test_options_written_otherwise_are_the_same():
     assert compile(optimise=1, passes=",".join({*cnnc.driver.choose_passes(2)})) == b"1"
 
 
+@pytest.mark.parametrize("kind", ["module", "package"])
+def test_the_code_of_a_target_counts_wherever_it_lies(kind, tmp_path, monkeypatch):
+    def digest(folder: str, text: str) -> str:
+        place = tmp_path / folder
+        file = place / {"module": "mine.py", "package": "mine/inner/file.py"}[kind]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        if kind == "package":
+            (place / "mine" / "__init__.py").touch()
+        invalidate_caches()
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(place)
+            cache._code.cache_clear()
+            return cache._code("mine")
+
+    assert digest("a", "x = 1") == digest("b", "x = 1") != digest("b", "x = 2")
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -184,6 +203,23 @@ def test_a_bad_entry_is_compiled_again_with_a_warning(how, folder, tmp_path, mon
         assert compile() == b"3"
     assert "compiled again" in str(found[0].message)
     assert compile() == b"3"
+
+
+def test_a_bad_entry_is_removed(folder):
+    compile()
+    flip(entry(folder))
+    with pytest.warns(UserWarning, match="E0406"):
+        assert Cache(folder).load(entry(folder).stem) is None
+    assert list(folder.iterdir()) == []
+
+
+def test_each_use_counts(folder):
+    """Whatever the file system notes of reading: some note the first time of a day."""
+    compile()
+    for _ in range(2):
+        before = time.time_ns()
+        compile()
+        assert entry(folder).stat().st_atime_ns >= before
 
 
 def test_a_full_disk_means_no_cache(folder, monkeypatch):

@@ -12,8 +12,9 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.conv_shape import ConvShape
-from cnnc_tvm.conv_winograd import Plan, matrices, pack, write
+from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.conv_winograd import matrices, pack, write
+from cnnc_tvm.conv_winograd_plan import Plan, choose
 from numerics import Array
 
 BOUND = {2: 16.0, 4: 64.0}
@@ -43,7 +44,7 @@ def reference(x: Array, weight: Array, shape: ConvShape) -> Array:
 
 
 def compiled(shape: ConvShape, plan: Plan) -> Any:
-    """The function of (x, weights, residual, y[, n]), whose epilogue adds the residual and then is a ReLU."""
+    """The function of (x, weights, residual, y[, n]), whose epilogue adds the residual, then is a ReLU, then adds 1."""
 
     def blocks(channels: int, *size: int) -> Any:
         return T.buffer((shape.batch, -(-channels // plan.lanes), *size, plan.lanes), layout=None)
@@ -59,7 +60,7 @@ def compiled(shape: ConvShape, plan: Plan) -> Any:
 
         def finish(value: Any, n: Any, o: Any, i: Any, j: Any) -> Any:
             other = residual[n, tirx.indexdiv(o, plan.lanes), i, j, tirx.indexmod(o, plan.lanes)]
-            return tirx.max(value + other, tirx.const(0, "float32"))
+            return tirx.max(value + other, tirx.const(0, "float32")) + tirx.const(1, "float32")
 
         write(shape, plan, finish, x, w, y)
     function = made.get()
@@ -82,8 +83,8 @@ def error(shape: ConvShape, plan: Plan, function: Any, seed: int = 0, dims: tupl
     function(*tensors, *dims)
     y = plain(tensors[-1].numpy())
     assert not y[:, shape.filters :].any()
-    expected = np.maximum(reference(x, weight, shape) + residual, 0)
-    size = reference(abs(x), abs(weight), shape) + abs(residual)
+    expected = np.maximum(reference(x, weight, shape) + residual, 0) + 1
+    size = reference(abs(x), abs(weight), shape) + abs(residual) + 1
     return float((abs(y[:, : shape.filters] - expected) / size).max() * 2**24)
 
 
@@ -122,3 +123,49 @@ def test_matrices_are_exact(m: int) -> None:
                 int(i + r == k) for i in range(m)
             ]
     assert all(float(np.float32(float(c))) == c for row in (*forward, *inverse) for c in row)
+
+
+SERVER = Machine(lanes=16, registers=32, cores=2)
+DESKTOP = Machine(lanes=8, registers=16, cores=8)
+
+
+def square(channels: int, size: int, batch: Any = 1, **more: Any) -> ConvShape:
+    return ConvShape(batch, channels, channels, (size, size), **{"kernel": (3, 3), "pads": (1, 1, 1, 1), **more})
+
+
+@pytest.mark.parametrize(
+    ("shape", "m"),
+    [
+        (square(64, 56), 4),
+        (square(128, 28), 4),
+        (square(256, 14), 2),  # the weights of F(4x4, 3x3) take longer to read than its tiles save
+        (square(512, 7), None),
+        (square(512, 7, batch=8), 4),
+        (square(512, 28), 4),
+        (square(3, 224), None),
+        (square(64, 56, stride=(2, 2)), None),
+        (square(64, 56, dilation=(2, 2)), None),
+        (square(64, 56, groups=2), None),
+        (square(64, 56, kernel=(1, 1)), None),
+    ],
+    ids=str,
+)
+def test_chosen(shape: ConvShape, m: int | None) -> None:
+    plan = choose(shape, SERVER)
+    assert (plan and plan.m) == m
+
+
+@pytest.mark.parametrize("machine", [SERVER, DESKTOP], ids=["avx512", "avx2"])
+def test_plan_fits_the_machine(machine: Machine) -> None:
+    for shape in (square(64, 56), square(512, 28), square(64, 56, batch=te.var("n", "int32"))):
+        plan = choose(shape, machine)
+        assert plan is not None
+        assert sum(plan.passes) == plan.tiles
+        assert (max(plan.passes) + 1) * plan.columns + 1 <= machine.registers
+
+
+def test_sizes_may_be_forbidden() -> None:
+    plan = choose(square(64, 56), SERVER, sizes=(2,))
+    assert plan is not None
+    assert plan.m == 2
+    assert choose(square(64, 56), SERVER, sizes=()) is None

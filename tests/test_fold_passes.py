@@ -321,6 +321,14 @@ def test_normalize_of_one_mean_and_a_border_of_unknown_size() -> None:
     before = cnnc.load(f"model M {{ input x: f32[N, 3, H, W] output y y = {body} }}")
     after, _ = run(before, "fold_normalize")
     assert ops_of(after) == ["constant", "sub", "conv"]
+    assert after.graph.nodes[0].inputs == ()
+
+
+def test_normalize_of_one_channel() -> None:
+    before = load("y = x -> normalize(0.125, 0.3081) -> conv(6, 3, pad=1)", size="1, 8, 8")
+    after, _ = run(before, "fold_normalize")
+    assert ops_of(after) == ["pad", "conv"]
+    assert_folded(before, after)
 
 
 @pytest.mark.parametrize("normalize", [MEAN, "normalize(0.5, 0.25)"])
@@ -564,6 +572,12 @@ def test_a_constant_network_is_its_value() -> None:
     assert after.graph.outputs["y"].name == before.outputs["y"].name
     got = evaluate(after.graph, {}, random_inputs(before), None)["y"]
     np.testing.assert_array_equal(got, np.exp([1, 2, 3]).astype(np.float32).astype(np.float16))
+
+
+def test_constants_that_become_equal_are_shared() -> None:
+    before = load("y = x -> add { id | constant(4) -> sqrt } -> mul { id | constant(16) -> sqrt -> sqrt }")
+    after, _ = run(before, f"{CONSTANTS},share_common")
+    assert ops_of(after) == ["constant", "add", "mul"]
 
 
 UNWRITABLE = "there are no constants of Inf, NaN or -0"

@@ -1,7 +1,7 @@
 """The arrows of the architecture, held by reading every import: what may know of what.
 
     diagnostics <- files <- ir <- {ops, memory} <- {frontend, analysis} <- target <- {passes, weights, images,
-    contracts} <- artifact <- driver <- verification <- bench <- cnnc <- cli
+    contracts} <- artifact <- cache <- driver <- {verification, profiling} <- bench <- cnnc <- cli
 
 A backend knows public cnnc and its own library; cnnc knows no backend.
 """
@@ -28,8 +28,9 @@ LAYERS = (
     {"target"},
     {"passes", "weights", "images", "contracts"},  # passes: what is constant is computed by a target
     {"artifact"},
+    {"cache"},
     {"driver"},
-    {"verification"},
+    {"verification", "profiling"},
     {"bench"},
     {""},  # cnnc/__init__.py, the public face
     {"cli"},

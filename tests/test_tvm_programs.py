@@ -20,7 +20,7 @@ from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.dim import evaluate, parse_dim
 from cnnc.ir.graph import Graph, Input, Node
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
@@ -199,6 +199,18 @@ def test_an_artifact_runs_elsewhere_without_the_compiler(program: TvmProgram, tm
         assert set(outputs) == set(expected)
         for name, array in expected.items():
             np.testing.assert_array_equal(outputs[name], array)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_weights_survive_an_artifact(dtype: str, tmp_path: Path) -> None:
+    graph = single(ops.Linear(3), TensorType((2, 5), DType(dtype)))
+    program = CpuTarget().compile(graph, random_weights(graph))
+    loaded = cnnc.load_program(program.save(tmp_path / "p.cnnp"))
+    assert isinstance(loaded, TvmProgram)
+    assert loaded.weights.keys() == program.weights.keys() != set()
+    for name, array in program.weights.items():
+        assert (loaded.weights[name].dtype, loaded.weights[name].shape) == (array.dtype, array.shape)
+        assert loaded.weights[name].tobytes() == array.tobytes()
 
 
 def test_source() -> None:

@@ -1,26 +1,32 @@
-"""Direct convolution on a CPU: tiles of a row's columns times blocks of filters, whose sums stay in registers.
+"""Direct convolution on a CPU: tiles of places times blocks of filters, whose sums stay in registers.
 
 For each place of the window and each channel, the weights of the tile's filters are loaded as vectors, the inputs of
-its columns broadcast and multiplied by them. Padding is never read: rows above and below the image shorten the loop
-over the rows of the window, and tiles at the left and right edge have code of their own without the products there.
+its places broadcast and multiplied by them. Padding is never read: rows above and below the image shorten the loop over
+the rows of the window, and tiles at the left and right edge have code of their own without the products there.
+
+Loops start at 0: TVM's `CanonicalizeLoop` misses the variable of a loop in the bounds of those inside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
+from cnnc_tvm.conv_tiles import Tile, prefetch, rows_inside, store, tiles, zero
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array
+
+_AHEAD = 32
+"""Channels between the weights that are multiplied and those fetched into the first cache."""
 
 
 @dataclass(frozen=True)
@@ -29,65 +35,100 @@ class Plan:
 
     lanes: int
     """Filters in a block."""
+    rows: int
+    """Rows of a tile, 1 or 2."""
     columns: int
     """Columns of a tile."""
     blocks: int
     """Blocks of filters of a tile."""
-    rows: int
+    chunk: int
     """Rows that a thread computes for one tile's filters at a time."""
     depth: int
     """Channels in a block of the input: `lanes`, or 1 where it is not in blocks but plain [N, C, H, W]."""
+    image: tuple[int, int]
+    """Rows and columns of the image as it is walked: others than its own where no window reaches across rows."""
 
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
-    """The tile that keeps the processor busiest, and as many pieces as its cores and caches want."""
-    height, width = line(shape).out
-    per_group = -(-shape.filters // shape.groups // machine.lanes)
-    blocks, columns = min(
-        _tiles(machine, width, per_group),
-        key=lambda tile: (_cycles(width, per_group, *tile), -tile[0] * tile[1]),
+    """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
+    depth = 1 if plain else machine.lanes
+    plans = (
+        Plan(machine.lanes, rows, columns, blocks, chunk, depth, image)
+        for image in _walks(shape)
+        for rows, columns, blocks in _tiles(_walked(shape, image), machine)
+        for chunk in _chunks(_walked(shape, image).out[0], rows)
     )
-    groups = shape.groups * -(-per_group // blocks)
-    return Plan(machine.lanes, columns, blocks, _rows(shape, machine, groups, height), 1 if plain else machine.lanes)
+    return min(plans, key=lambda plan: _cycles(_walked(shape, plan.image), plan, machine))
 
 
-def _tiles(machine: Machine, width: int, per_group: int) -> Iterator[tuple[int, int]]:
-    """Blocks and columns of the tiles whose sums, weights and one broadcast input fit the registers."""
-    for blocks in range(1, min(4, per_group) + 1):
-        most = (machine.registers - 1 - blocks) // blocks
-        tiles = -(-width // most)
-        yield blocks, -(-width // tiles)
-
-
-def _cycles(width: int, per_group: int, blocks: int, columns: int) -> float:
-    """Those of a row, for one channel and place of the window."""
-    full, rest = divmod(per_group, blocks)
-    tiles, last = divmod(width, columns)
-    return sum(
-        times * many * _step(n, m)
-        for n, times in ((blocks, full), (rest, 1))
-        for m, many in ((columns, tiles), (last, 1))
-        if n and m
-    )
-
-
-def _step(blocks: int, columns: int) -> float:
-    """The cycles a tile takes: two products, two loads and four instructions each, and sums wait for 4."""
-    products, loads = blocks * columns, blocks + columns
-    return max(products / 2, loads / 2, (products + loads + 1) / 4, 4)
-
-
-def _rows(shape: ConvShape, machine: Machine, groups: int, height: int) -> int:
-    """As many as have inputs that fit half of L2."""
-    size = 4 * prod(shape.image) * shape.channels // shape.groups
-    return -(-height // -(-2 * size // machine.l2))
-
-
-def line(shape: ConvShape) -> ConvShape:
-    """The convolution over an image of another height and width, where places are next to each other in memory."""
+def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
+    """The sizes the image may be walked with: any of its area if windows are single places next to each other."""
+    height, width = shape.image
     if shape.kernel != (1, 1) or shape.stride != (1, 1) or any(shape.pads):
-        return shape
-    return shape
+        yield shape.image
+    else:
+        yield from ((rows, height * width // rows) for rows in range(1, height + 1) if height * width % rows == 0)
+
+
+def _walked(shape: ConvShape, image: tuple[int, int]) -> ConvShape:
+    return replace(shape, image=image)
+
+
+def _tiles(shape: ConvShape, machine: Machine) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and blocks of the tiles whose sums, weights and one broadcast input fit the registers."""
+    height, width = shape.out
+    for blocks in range(1, min(4, _blocks(shape, machine.lanes)) + 1):
+        most = (machine.registers - 1 - blocks) // blocks
+        for rows in range(1, min(2, height) + 1):
+            if most >= rows * min(width, 3):
+                yield rows, -(-width // -(-width // (most // rows))), blocks
+
+
+def _chunks(height: int, rows: int) -> Iterator[int]:
+    """Multiples of a tile's rows, one for each number of chunks."""
+    count = -(-height // rows)
+    yield from {-(-count // chunks) * rows: None for chunks in range(1, count + 1)}
+
+
+def _blocks(shape: ConvShape, lanes: int) -> int:
+    """Blocks of filters of a group."""
+    return -(-shape.filters // shape.groups // lanes)
+
+
+def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
+    """Those for one image: what the tiles take, by the share of the cores that works, and what L2 waits for."""
+    (height, width), channels, blocks = shape.out, shape.channels // shape.groups, _blocks(shape, plan.lanes)
+    depth = channels * prod(shape.kernel)
+    filters = 4 * plan.lanes * plan.blocks * depth
+    passes = shape.groups * -(-blocks // plan.blocks)
+    chunks = -(-height // plan.chunk)
+    late = plan.lanes / 16 * (1 if filters < 0.6 * machine.l2 else 6)  # cycles that the first cache waits for a vector
+    steps = sum(
+        n * p * q * _step(rows * columns, b, late)
+        for rows, n in _parts(height, plan.rows)
+        for columns, p in _parts(width, plan.columns)
+        for b, q in _parts(blocks, plan.blocks)
+    )
+    tasks = chunks * passes * (shape.batch if isinstance(shape.batch, int) else 1)
+    used = prod(min(1, k / stride) for k, stride in zip(shape.kernel, shape.stride, strict=True))
+    rows = (plan.chunk - 1) * shape.stride[0] + shape.span[0]
+    seen = 4 * channels * shape.image[1] * rows * used  # by a task
+    inputs = seen * chunks * (shape.groups if seen < machine.l2 / 2 else passes)
+    weights = filters * passes * (1 if filters * passes < machine.l2 / 2 else chunks)
+    share = -(-tasks // machine.cores) / tasks
+    waiting = (inputs / 8 + weights / 4 + 500 * tasks) / machine.cores  # weights come from farther away
+    return shape.groups * depth * steps * share + waiting
+
+
+def _parts(size: int, part: int) -> list[tuple[int, int]]:
+    """The sizes of the parts and how many of each: full ones, and what is left."""
+    return [(part, size // part), (size % part, 1 if size % part else 0)]
+
+
+def _step(places: int, blocks: int, late: int) -> float:
+    """The cycles a tile takes for a channel: two products, two loads and four instructions each; sums wait for 4."""
+    products, loads = places * blocks, places + blocks
+    return max(products / 2, loads / 1.8, (products + loads + 1) / 4, 4) + late * blocks
 
 
 def pack(weight: Array, plan: Plan, groups: int = 1) -> Array:
@@ -101,136 +142,119 @@ def pack(weight: Array, plan: Plan, groups: int = 1) -> Array:
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Neighbouring columns of a row, `count` times one after the other."""
-
-    start: int
-    columns: int
-    count: int
-    runs: tuple[tuple[int, int, tuple[int, ...]], ...]
-    """Columns first .. last - 1 of the window, and the columns of the tile at which these lie inside the image."""
-
-
-def tiles(shape: ConvShape, columns: int) -> list[Tile]:
-    """The tiles of a row; those where the whole window lies inside are one."""
-    found: list[Tile] = []
-    width = shape.out[1]
-    for start in range(0, width, columns):
-        size = min(columns, width - start)
-        runs = _runs(shape, start, size)
-        if found and found[-1].runs == runs and len(runs) == 1 and found[-1].columns == size:
-            last = found.pop()
-            found.append(Tile(last.start, size, last.count + 1, runs))
-        else:
-            found.append(Tile(start, size, 1, runs))
-    return found
-
-
-def _runs(shape: ConvShape, start: int, columns: int) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
-    runs: list[tuple[int, int, tuple[int, ...]]] = []
-    for s in range(shape.kernel[1]):
-        first = start * shape.stride[1] - shape.pads[1] + s * shape.dilation[1]
-        inside = tuple(m for m in range(columns) if 0 <= first + m * shape.stride[1] < shape.image[1])
-        if runs and runs[-1][2] == inside:
-            runs[-1] = (runs[-1][0], s + 1, inside)
-        elif inside:
-            runs.append((s, s + 1, inside))
-    return tuple(runs)
-
-
 def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
-    """Statements that write the convolution of x with the packed weights w to `out`, in blocks like x."""
-    _Direct(shape, plan, finish, x, w, out).write()
+    """Emit the convolution of x by the weights `w` that `pack` made; to be called inside a `T.prim_func`.
+
+    With several groups, each has as many channels and filters as fill whole blocks.
+    """
+    _Kernel(shape, plan, finish, x, w, out).write()
 
 
-class _Direct:
+class _Kernel:
     def __init__(self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
-        self.shape, self.plan, self.finish, self.x, self.w, self.out = shape, plan, finish, x, w, out
+        self.original, self.shape, self.plan = shape, _walked(shape, plan.image), plan
+        self.finish, self.x, self.w, self.out = finish, x, w, out
         self.vector = T.ramp(0, 1, plan.lanes)
-        self.per_group = -(-shape.filters // shape.groups // plan.lanes)  # blocks of a group of the convolution
+        self.blocks = _blocks(shape, plan.lanes)
+        self.passes = -(-self.blocks // plan.blocks)
+        """Groups of filters of one group of the convolution."""
+        self.deep = -(-shape.channels // shape.groups // plan.depth)
 
     def write(self) -> None:
-        shape, plan = self.shape, self.plan
-        tiles_of_group = -(-self.per_group // plan.blocks)
-        groups, height = shape.groups * tiles_of_group, shape.out[0]
-        chunks = -(-height // plan.rows)
-        with T.parallel(shape.batch * (chunks * groups)) as task:
-            n = T.bind(task // (chunks * groups))
-            first = T.bind(task // groups % chunks * plan.rows)
-            group = T.bind(task % groups)
-            self.sums = [
-                [T.alloc_buffer((plan.lanes,), "float32") for _ in range(plan.blocks)] for _ in range(plan.columns)
-            ]
-            with T.serial(te.min(plan.rows, height - first)) as row:
-                i = T.bind(first + row)
-                full, rest = divmod(self.per_group, plan.blocks)
-                if not rest:
-                    self.row(n, group, i, plan.blocks)
-                elif not full:
-                    self.row(n, group, i, rest)
-                else:
-                    with T.If(group % tiles_of_group < full):
-                        with T.Then():
-                            self.row(n, group, i, plan.blocks)
-                        with T.Else():
-                            self.row(n, group, i, rest)
+        plan, height = self.plan, self.shape.out[0]
+        passes, chunks = self.shape.groups * self.passes, -(-height // plan.chunk)
+        with T.parallel(self.shape.batch * (chunks * passes)) as task:
+            n = T.bind(task // (chunks * passes))
+            first = T.bind(task // passes % chunks * plan.chunk)
+            group = T.bind(task % passes)
+            places = range(plan.rows * plan.columns)
+            self.sums = [[T.alloc_buffer((plan.lanes,)) for _ in range(plan.blocks)] for _ in places]
+            full, rest = divmod(self.blocks, plan.blocks)
+            if not rest:
+                self.chunk(n, group, first, plan.blocks)
+                return
+            with T.If(group % self.passes < full):
+                with T.Then():
+                    self.chunk(n, group, first, plan.blocks)
+                with T.Else():
+                    self.chunk(n, group, first, rest)
 
-    def row(self, n: Expr, group: Expr, i: Expr, blocks: int) -> None:
+    def chunk(self, n: Expr, group: Expr, first: Expr, blocks: int) -> None:
+        plan, height = self.plan, self.shape.out[0]
+        count = te.min(plan.chunk, height - first)
+        with T.serial(count // plan.rows) as k:
+            self.row(n, group, T.bind(first + k * plan.rows), plan.rows, blocks)
+        if height % plan.rows:  # chunks but the last are whole tiles
+            with T.If(first + plan.chunk >= height), T.Then():
+                self.row(n, group, height - 1, 1, blocks)
+
+    def row(self, n: Expr, group: Expr, i: Expr, rows: int, blocks: int) -> None:
         for tile in tiles(self.shape, self.plan.columns):
             with T.serial(tile.count) as t:
-                self.tile(n, group, i, tile.start + t * tile.columns, tile, blocks)
+                self.tile(n, group, i, tile.start + t * tile.columns, rows, tile, blocks)
 
-    def tile(self, n: Expr, group: Expr, i: Expr, j: Expr, tile: Tile, blocks: int) -> None:
-        shape, plan = self.shape, self.plan
-        (sh, sw), (dh, dw), (top, left, _, _) = shape.stride, shape.dilation, shape.pads
-        sums = [columns[:blocks] for columns in self.sums[: tile.columns]]
-        for column in sums:
-            for total in column:
-                T.buffer_store(total, T.broadcast(tirx.const(0.0, "float32"), plan.lanes), [self.vector])
-        deep = -(-shape.channels // shape.groups // plan.depth)
-        count = -(-self.per_group // plan.blocks)
-        above, rows = self.inside(i)
-        with T.serial(deep) as block, T.serial(rows) as below:
-            r = above + below
-            c0 = (group // count * deep if shape.groups > 1 else 0) + block
-            row = i * sh - top + r * dh
-            for first, last, columns in tile.runs:
-                with T.serial(last - first) as q, T.serial(plan.depth) as c:
-                    s = first + q
-                    weights = [
-                        T.bind(self.w[group, block, r, s, c, T.ramp(k * plan.lanes, 1, plan.lanes)])
-                        for k in range(blocks)
-                    ]
-                    for m in columns:
-                        place = [n, c0, row, (j + m) * sw - left + s * dw, *([c] if plan.depth > 1 else [])]
-                        value = T.bind(T.broadcast(self.x[tuple(place)], plan.lanes))
-                        for k, weight in enumerate(weights):
-                            total = sums[m][k]
-                            T.buffer_store(total, total[self.vector] + value * weight, [self.vector])
-        for m, column in enumerate(sums):
-            for k, total in enumerate(column):
-                o = group // count * self.per_group + group % count * plan.blocks + k
-                with T.vectorized(plan.lanes) as lane:
-                    channel = o * plan.lanes + lane
-                    value = self.finish(total[lane], n, channel, i, j + m)
-                    if shape.filters % plan.lanes:
-                        value = tirx.Select(channel < shape.filters, value, tirx.const(0.0, "float32"))
-                    T.buffer_store(self.out, value, [n, o, i, j + m, lane])
+    def tile(self, n: Expr, group: Expr, i: Expr, j: Expr, rows: int, tile: Tile, blocks: int) -> None:
+        places = [(u, m) for u in range(rows) for m in range(tile.columns)]
+        sums = {place: sums[:blocks] for place, sums in zip(places, self.sums, strict=False)}
+        for place in places:
+            for total in sums[place]:
+                zero(total, self.plan.lanes)
+        with T.serial(self.deep) as block:
+            for first, count, inside in self.spans(i, rows):
+                with T.serial(count) as r:
+                    self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
+        start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
+        for u, m in places:
+            y, x = self.place(i + u, j + m)
+            for k, total in enumerate(sums[u, m]):
+                store(self.shape, self.plan.lanes, self.finish, total, self.out, n, start + k, y, x)
 
-    def inside(self, i: Expr) -> tuple[Expr, Expr]:
-        """The first row of the window at row i that lies inside the image, and how many do.
-
-        Loops start at 0: TVM's `CanonicalizeLoop` misses a loop's variable in the bounds of those inside it.
-        """
-        (h, _), (rows, _), (stride, _), (dilation, _) = (
-            self.shape.image,
-            self.shape.kernel,
-            self.shape.stride,
-            self.shape.dilation,
-        )
+    def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
+        """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""
+        first, last = rows_inside(self.shape, i)
+        if rows == 1:
+            return [(first, last - first, (0,))]
+        above, below = rows_inside(self.shape, i + 1)  # the second row is inside from and to an earlier one
         top, _, bottom, _ = self.shape.pads
-        start = i * stride - top
-        first = te.max(0, tirx.floordiv(dilation - 1 - start, dilation)) if top else 0
-        last = te.min(rows, tirx.floordiv(h - start + dilation - 1, dilation)) if bottom else rows
-        return first, last - first
+        spans: list[tuple[Expr, Expr, tuple[int, ...]]] = [(first, below - first, (0, 1))]
+        if top:
+            spans.insert(0, (above, te.min(first, below) - above, (1,)))
+        if bottom:
+            middle = te.max(first, below)
+            spans.append((middle, last - middle, (0,)))
+        return spans
+
+    def reduce(
+        self, n: Expr, group: Expr, block: Expr, i: Expr, j: Expr, r: Expr, rows: tuple[int, ...], tile: Tile,
+        sums: dict[tuple[int, int], list[Any]], blocks: int,
+    ) -> None:  # fmt: skip
+        """Add the products of a block of channels and one row of the window."""
+        plan, (sh, sw), (dh, dw), (top, left, _, _) = self.plan, self.shape.stride, self.shape.dilation, self.shape.pads
+        channels = (group // self.passes * self.deep if self.shape.groups > 1 else 0) + block
+
+        def index(u: int, m: Expr, s: Expr, block: Expr, c: Expr) -> tuple[Expr, ...]:
+            y, x = self.place((i + u) * sh - top + r * dh, (j + m) * sw - left + s * dw)
+            return (n, block, y, x) if plan.depth == 1 else (n, block, y, x, c)
+
+        for first, last, columns in tile.runs:
+            places = [(u, m) for u in rows for m in columns]
+            if self.shape.kernel == (1, 1):  # of larger windows most inputs have been read already
+                for u, m in places:
+                    prefetch(self.x, *index(u, m, 0, channels + 1, 0))
+            with T.serial(last - first) as q, T.serial(plan.depth) as c:
+                s = first + q
+                for k in range(blocks):
+                    prefetch(self.w, group, block, r, s, c, (k + _AHEAD * plan.blocks) * plan.lanes)
+                vectors = [T.ramp(k * plan.lanes, 1, plan.lanes) for k in range(blocks)]
+                weights = [T.bind(self.w[group, block, r, s, c, vector]) for vector in vectors]
+                for u, m in places:
+                    value = T.bind(T.broadcast(self.x[index(u, m, s, channels, c)], plan.lanes))
+                    for total, weight in zip(sums[u, m], weights, strict=True):
+                        T.buffer_store(total, total[self.vector] + value * weight, [self.vector])
+
+    def place(self, i: Expr, j: Expr) -> tuple[Expr, Expr]:
+        """A row and a column of the image from those of the walk."""
+        if self.shape == self.original:
+            return i, j
+        width = self.original.image[1]
+        return (i * self.shape.image[1] + j) // width, (i * self.shape.image[1] + j) % width

@@ -9,8 +9,8 @@ tiles lies [blocks of channels, positions, tiles, lanes].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish
+from cnnc_tvm.conv_winograd_plan import Plan
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
@@ -34,25 +35,6 @@ For F(4x4, 3x3) 5/8 and 3/2 err by less than half of what the usual 1 and 2 do.
 
 _AHEAD = 16
 """Channels between the weights that are multiplied and those fetched into the first cache."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a convolution is computed by F(m x m, 3 x 3)."""
-
-    m: int
-    lanes: int
-    tiles: int
-    """Of a block."""
-    splits: int
-    """Into how many parts the filters are divided, each a task of its own for each block of tiles."""
-    rows: int
-    """Tiles whose sums are in registers at a time."""
-    columns: int
-    """Vectors of filters whose sums are in registers at a time."""
-    phases: bool = False
-    """Whether each block of tiles is transformed, multiplied and transformed back by all cores together, one step after
-    the other, so that the weights are read once a block; otherwise a task does all of it with what is in its cache."""
 
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -77,15 +59,18 @@ def _coefficients(roots: Sequence[Fraction], size: int) -> list[Fraction]:
 
 
 def pack(weight: Array, plan: Plan) -> Array:
-    """Weights [K, C, 3, 3] transformed, [groups, (m + 2)^2, C, columns * lanes]; C and K are filled up with zeros."""
+    """Weights [K, C, 3, 3] transformed, [panels, C, columns * lanes]; C and K are filled up with zeros.
+
+    A panel is what one position takes of the weights of a group of filters; they come in the order they are read.
+    """
     k, c = weight.shape[:2]
-    lanes, width = plan.lanes, plan.columns * plan.lanes
+    width = plan.columns * plan.lanes
     g = np.array(matrices(plan.m)[1], np.float64)
-    full = np.zeros((-(-k // width) * width, -(-c // lanes) * lanes, 3, 3))
+    full = np.zeros((-(-k // width) * width, -(-c // plan.lanes) * plan.lanes, 3, 3))
     full[:k, :c] = weight
-    u = np.einsum("ar,kcrs,bs->abck", g, full, g, optimize=True)
-    u = u.reshape(len(g) ** 2, full.shape[1], -1, width)
-    return np.ascontiguousarray(np.moveaxis(u, 2, 0), np.float32)
+    u = np.einsum("ar,kcrs,bs->abck", g, full, g, optimize=True).reshape(len(g) ** 2, full.shape[1], -1, width)
+    panels = u.transpose(0, 2, 1, 3) if plan.phases else u.transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(panels, np.float32).reshape(-1, *u.shape[1::2])
 
 
 def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
@@ -118,7 +103,7 @@ class _Kernel:
                     self._transform(place, tile, block, x, half, v)
             with self._part(tirx.indexmod(task, plan.splits)) as group:
                 with T.serial(self.size**2) as position:
-                    self._multiply(group, position, 0, v, w, sums)
+                    self._multiply(group * self.size**2 + position, position, 0, v, w, sums)
                 with T.serial(count) as tile:
                     place = self._place(first + tile)
                     with T.serial(plan.columns) as column:
@@ -138,7 +123,7 @@ class _Kernel:
             with T.parallel(self.size**2 * plan.splits) as task:
                 position = T.bind(tirx.indexdiv(task, plan.splits))
                 with self._part(tirx.indexmod(task, plan.splits)) as group:
-                    self._multiply(group, position, group * plan.columns, v, w, sums)
+                    self._multiply(position * self.groups + group, position, group * plan.columns, v, w, sums)
             with T.parallel(self.filters) as block:
                 half = self._half()
                 with T.serial(count) as tile:
@@ -181,8 +166,8 @@ class _Kernel:
 
             def read(r: int) -> Expr:
                 i = row + r
-                inside = tirx.all(i >= 0, i < h, j >= 0, j < w)
-                return tirx.if_then_else(inside, x[n, block, i, j, lane], tirx.const(0, "float32"))
+                value = x[n, block, _clamp(i, h), _clamp(j, w), lane]  # a load and a choice are faster than a branch
+                return tirx.Select(tirx.all(i >= 0, i < h, j >= 0, j < w), value, tirx.const(0, "float32"))
 
             for i, value in enumerate(self._forward([T.bind(read(r)) for r in size])):
                 T.buffer_store(half, value, [i, k, lane])
@@ -190,34 +175,36 @@ class _Kernel:
             for k, value in enumerate(self._forward([T.bind(half[i, s, lane]) for s in size])):
                 T.buffer_store(v, value, [block, i * self.size + k, tile, lane])
 
-    def _multiply(self, group: Expr, position: Expr, column: Expr, v: Any, w: Any, sums: Any) -> None:
-        """The product of the block of tiles and the weights of a group of filters, at one position."""
-        count = -(-self.plan.tiles // self.plan.rows)
-        rows, more = divmod(self.plan.tiles, count)
-        if more:
-            with T.serial(more) as i:
-                self._product(group, position, column, i * (rows + 1), rows + 1, v, w, sums)
-        with T.serial(count - more) as i:
-            self._product(group, position, column, more * (rows + 1) + i * rows, rows, v, w, sums)
+    def _multiply(self, panel: Expr, position: Expr, column: Expr, v: Any, w: Any, sums: Any) -> None:
+        """The product of the block of tiles at one position and a panel of weights, to blocks `column` ... of sums."""
+        number = first = 0
+        for rows, same in groupby(self.plan.passes):
+            count = len(list(same))
+            with T.serial(count) as i:
+                self._product(panel, position, column, number + i, first + i * rows, rows, v, w, sums)
+            number, first = number + count, first + count * rows
 
     def _product(
-        self, group: Expr, position: Expr, column: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any
+        self, panel: Expr, position: Expr, column: Expr, number: Expr, first: Expr, rows: int, v: Any, w: Any, sums: Any
     ) -> None:
-        lanes, columns = self.lanes, range(self.plan.columns)
+        """One pass of `_multiply`, over so many tiles from the first."""
+        lanes, columns, channels = self.lanes, range(self.plan.columns), self.blocks * self.lanes
         held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
         for row in held:
             for q in columns:
                 with T.vectorized(lanes) as lane:
                     T.buffer_store(row, tirx.const(0, "float32"), [q, lane])
-        with T.serial(self.blocks) as block, T.serial(lanes) as c:
+        with T.serial(self.blocks) as block, T.serial(lanes) as lane_in:
+            c = block * lanes + lane_in
+            if self.plan.phases:  # what another core may have transformed
+                _prefetch(3, v, block + 1, position, first + lane_in, 0)
             for q in columns:
-                _prefetch(w, group, position, block * lanes + c + _AHEAD, q * lanes)
+                _prefetch(3, w, panel, c + _AHEAD, q * lanes)
+                _prefetch(2, w, panel + 1, tirx.indexdiv(number * channels + c, len(self.plan.passes)), q * lanes)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:
-                        product = (
-                            v[block, position, first + r, c] * w[group, position, block * lanes + c, q * lanes + lane]
-                        )
+                        product = v[block, position, first + r, lane_in] * w[panel, c, q * lanes + lane]
                         T.buffer_store(row, row[q, lane] + product, [q, lane])
         for r, row in enumerate(held):
             for q in columns:
@@ -243,7 +230,10 @@ class _Kernel:
                     for s in range(self.m):
                         j = tj * self.m + s
                         with T.If(j < width), T.Then(), T.vectorized(self.lanes) as lane:
-                            value = finish(half[k, s, lane], n, block * self.lanes + lane, i, j)
+                            channel = block * self.lanes + lane
+                            value = finish(half[k, s, lane], n, channel, i, j)
+                            if self.shape.filters % self.lanes:
+                                value = tirx.Select(channel < self.shape.filters, value, tirx.const(0, "float32"))
                             T.buffer_store(out, value, [n, block, i, j, lane])
 
     def _forward(self, d: Sequence[Expr]) -> list[Expr]:
@@ -266,9 +256,14 @@ class _Kernel:
         ]
 
 
-def _prefetch(buffer: Any, *index: Expr) -> None:
-    read, everywhere, data = (tirx.const(x, "int32") for x in (0, 3, 1))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, everywhere, data))
+def _clamp(i: Expr, size: int) -> Expr:
+    return tirx.max(0, tirx.min(i, size - 1))
+
+
+def _prefetch(locality: int, buffer: Any, *index: Expr) -> None:
+    """Fetch into the first cache (3) or the second (2) what is read soon."""
+    read, near, data = (tirx.const(x, "int32") for x in (0, locality, 1))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, near, data))
 
 
 def _sum(factors: Sequence[Fraction], values: Sequence[Expr]) -> Expr:

@@ -28,4 +28,5 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(errors="replace").partition("\n\n")[0] if info.exists() else platform.processor()
     about = [line for line in text.splitlines() if line.partition(":")[0].strip() in _ABOUT_CPU] or [text]
-    return "\n".join([platform.machine(), f"{os.cpu_count()} cores", *about])
+    threads = os.environ.get("TVM_NUM_THREADS", os.cpu_count())
+    return "\n".join([platform.machine(), f"{threads} threads", *about])

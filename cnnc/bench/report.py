@@ -150,7 +150,9 @@ def plot(path: Path, found: Sequence[Comparison], settings: Settings) -> None:
         spread = [[of.median - of.lower for _, of in points], [of.upper - of.median for _, of in points]]
         axes.errorbar(at, middle, spread, fmt="o", capsize=3, markersize=5, label=system)
     axes.set_xticks(range(len(found)), [f"{each.model}\nbatch {each.batch}" for each in found])
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")  # half and twice the time are equally far from 1
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks("{x:g}")
     axes.set_ylabel(f"time of {CNNC} / time of the other")
     title = f"target {settings.target}, threads: {settings.threads}, rounds: {settings.rounds}, median and quartiles"
     axes.set_title(title)

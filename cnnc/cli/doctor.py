@@ -35,9 +35,10 @@ def targets(as_json: bool) -> None:
 @click.command(cls=Command, examples="cnnc doctor\ncnnc doctor --json")
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Show what is installed, which targets work here, and the compile cache.
+    """Show what is installed and which targets work here.
 
-    For a target that does not work on this machine, the reason and what to do.
+    For a target that does not work on this machine, the reason and what to do. The last lines say where programs that
+    were compiled before are kept.
     """
     import platform
 

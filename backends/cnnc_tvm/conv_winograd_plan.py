@@ -1,0 +1,125 @@
+"""When a convolution is computed by Winograd's F(m x m, 3 x 3), and with which sizes: from a model of its cycles.
+
+The model adds up what the busiest core multiplies, transforms and reads from beyond its second cache. It was fitted to
+a processor with two fused multiply-adds a cycle and 1 MiB of L2 a core, where it is within 20% of what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from math import prod
+
+from cnnc_tvm.conv_shape import ConvShape, Machine
+
+_FORWARD, _BACK = 8, 5
+"""Cycles a position of a tile takes to be transformed, per block of channels."""
+_FAR, _SHARED, _NEAR = 8, 16, 24
+"""Bytes a cycle that a core reads: weights from L3 and memory, what other cores wrote, and weights from L2."""
+_JOIN = 5_000
+"""Cycles until all cores have begun and ended."""
+_DIRECT = 1.08
+"""Cycles of direct convolution for each that its multiply-adds take."""
+_WORTH = 0.8
+"""What Winograd must take of direct convolution's time, for it needs more memory and rounds more."""
+_CHANNELS = 16
+"""With fewer, the errors of the transforms do not average out."""
+_TILES = 128
+"""Of a block, at most."""
+_SCRATCH = 16
+"""How many times L2 the transformed input and the sums of a block may take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is computed by F(m x m, 3 x 3)."""
+
+    m: int
+    lanes: int
+    tiles: int
+    """Of a block."""
+    splits: int
+    """Into how many parts the filters are divided, each a task of its own for each block of tiles."""
+    rows: int
+    """Tiles whose sums are in registers at a time."""
+    columns: int
+    """Vectors of filters whose sums are in registers at a time."""
+    phases: bool = False
+    """Whether each block of tiles is transformed, multiplied and transformed back by all cores together, one step after
+    the other, so that the weights are read once a block; otherwise a task does all of it with what is in its cache."""
+
+    @property
+    def passes(self) -> list[int]:
+        """How many tiles each pass over a panel of weights takes: at most `rows`, as even as can be, largest first."""
+        count = -(-self.tiles // self.rows)
+        size, more = divmod(self.tiles, count)
+        return [size + 1] * more + [size] * (count - more)
+
+
+def choose(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -> Plan | None:
+    """The fastest plan with m among `sizes`, or None where direct convolution is better or the only way.
+
+    A batch known only when the program runs is taken for 1.
+    """
+    if (shape.kernel, shape.stride, shape.dilation, shape.groups) != ((3, 3), (1, 1), (1, 1), 1):
+        return None
+    if shape.channels < _CHANNELS or not sizes:
+        return None
+    best = min(_plans(shape, machine, sizes), key=lambda plan: cycles(shape, machine, plan))
+    return best if cycles(shape, machine, best) < _WORTH * _direct_cycles(shape, machine) else None
+
+
+def _plans(shape: ConvShape, machine: Machine, sizes: Collection[int]) -> Iterator[Plan]:
+    columns = min(2, -(-shape.filters // machine.lanes))
+    rows = (machine.registers - 1 - columns) // columns  # and the weights, and one broadcast input
+    for m in sizes:
+        for tiles in range(1, min(_total(shape, m), _TILES) + 1):
+            for splits in {1, machine.cores}:
+                for phases in (False, True):
+                    plan = Plan(m, machine.lanes, tiles, splits, rows, columns, phases)
+                    if sum(_scratch(shape, plan)) <= _SCRATCH * machine.l2:
+                        yield plan
+
+
+def _total(shape: ConvShape, m: int) -> int:
+    """Tiles of all images."""
+    images = shape.batch if isinstance(shape.batch, int) else 1
+    return images * prod(-(-n // m) for n in shape.out)
+
+
+def _scratch(shape: ConvShape, plan: Plan) -> tuple[int, int]:
+    """Bytes of a block's transformed input and of the sums that are held at a time."""
+    vectors = (plan.m + 2) ** 2 * plan.tiles
+    sums = -(-shape.filters // plan.lanes) if plan.phases else plan.columns
+    return vectors * -(-shape.channels // plan.lanes) * plan.lanes * 4, vectors * sums * plan.lanes * 4
+
+
+def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
+    """Those of the busiest core."""
+    square, cores, lanes = (plan.m + 2) ** 2, machine.cores, plan.lanes
+    blocks, filters = -(-shape.channels // lanes), -(-shape.filters // lanes)
+    groups = -(-filters // plan.columns)
+    forward, back = (n * plan.tiles * square * c for n, c in ((blocks, _FORWARD), (filters, _BACK)))
+    step = sum(max(rows * plan.columns / 2, (rows + plan.columns) / 2, 4) for rows in plan.passes)
+    multiply = square * groups * blocks * lanes * step
+    weights = square * blocks * groups * plan.columns * lanes * lanes * 4
+    v, sums = _scratch(shape, plan)
+    count = -(-_total(shape, plan.m) // plan.tiles)
+    if plan.phases:
+        tasks = square * plan.splits
+        share = -(-tasks // cores) / tasks * -(-groups // plan.splits) * plan.splits / groups
+        alone = forward * -(-blocks // cores) / blocks + back * -(-filters // cores) / filters
+        block = alone + share * (multiply + weights / _FAR) + (v + sums) / _SHARED / cores
+        return count * (block + 3 * _JOIN * (cores > 1))
+    part = -(-groups // plan.splits) / groups
+    rate = _NEAR if v + sums + weights < machine.l2 else _FAR
+    again = v * groups / _FAR if v + sums > machine.l2 else 0  # what does not stay in L2 is read for each group
+    task = forward + part * (multiply + back + weights / rate + again)
+    return -(-count * plan.splits // cores) * task + _JOIN * (cores > 1)
+
+
+def _direct_cycles(shape: ConvShape, machine: Machine) -> float:
+    channels, filters = (-(-n // machine.lanes) * machine.lanes for n in (shape.channels, shape.filters))
+    images = shape.batch if isinstance(shape.batch, int) else 1
+    products = 9 * channels * filters
+    return (products * images * prod(shape.out) / machine.lanes / 2 * _DIRECT + 4 * products / _FAR) / machine.cores
