@@ -75,13 +75,14 @@ SIBLINGS = {
     "overfeat:OverFeatAccurate", "unet", "frrn", "zfnet", "alexnet_torchvision", "googlenet_torchvision",
     "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn", "faster_rcnn",
 }  # fmt: skip
-"""Large networks made of the same layers as a smaller or better known one: tests of them are the `sweep`."""
+"""Large networks made of the same layers as a smaller or better known one: they are the `sweep`."""
 
 LARGE = {
     "alexnet", "vgg_d", "googlenet", "inception_v3", "densenet121", "efficientnet_b0", "mobilenet_v3:MobileNetV3Small",
     "hourglass", "deconvnet", "yolo1", "deepface", "rcnn:FastRCNN", "faster_rcnn_fpn", "resnet50", "mobilenet_v2",
 }  # fmt: skip
-"""Networks whose CUDA code takes the CPU that stands in for the GPU ten seconds or more: on `cuda` tests of them are the `sweep`."""
+"""Networks whose CUDA code takes the CPU that stands in for the GPU ten seconds or more: on `cuda` they are in the
+`sweep`."""
 
 HEAVY = {"overfeat", "overfeat:OverFeatAccurate", "inception_v3", "unet"}
 """Networks of 11 to 27 billion multiply-accumulates for the four samples, as their layers allow no smaller images: a

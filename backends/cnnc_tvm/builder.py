@@ -132,7 +132,7 @@ class Builder:
     def plain(self, x: Tensor) -> Tensor:
         """The tensor in memory, one row after the other."""
         if x.loops is not None:
-            x = self._store(x, None) if x.kernel is None else self.store(x)
+            x = self.store(x) if x.reduces else self._store(x, None)
         if x.blocks is None:
             return x
         number = self.number(x)
