@@ -11,7 +11,7 @@ from cnnc import ops
 from cnnc.ir.types import TensorType
 from cnnc_tvm.conv_depthwise import Plan, choose, pack, write
 from cnnc_tvm.conv_shape import ConvShape, Machine
-from conv_kernels import blocked, run
+from conv_kernels import blocked, filled, run
 from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 AVX2 = Machine(lanes=8, registers=16)
@@ -37,7 +37,8 @@ def check(shape: ConvShape, plan: Plan, batch: int) -> None:
         write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
 
     x = blocked(inputs["x0"], plan.lanes)
-    y = run(emit, shape, plan.lanes, x, pack(weights["node.weight"], plan), weights["node.bias"])
+    bias = filled(weights["node.bias"], plan.lanes)
+    y = run(emit, shape, plan.lanes, x, pack(weights["node.weight"], plan), bias)
     assert_node_agrees(graph, weights, inputs, {"y": y})
 
 

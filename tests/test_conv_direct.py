@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tvm import te
 
 from cnnc import ops
 from cnnc.ir.types import TensorType
+from cnnc.verification.case import Case, reference
 from cnnc_tvm.conv_direct import Plan, choose, pack, write
 from cnnc_tvm.conv_shape import ConvShape, Machine
-from conv_kernels import blocked, run
+from conv_kernels import blocked, filled, run
 from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 AVX2 = Machine(lanes=8, registers=16)
@@ -47,7 +49,7 @@ def check(shape: ConvShape, plan: Plan, batch: int | None = None) -> None:
     def emit(x: Any, w: Any, b: Any, out: Any) -> None:
         write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
 
-    y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), bias)
+    y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), filled(bias, plan.lanes))
     assert_node_agrees(graph, weights, inputs, {"y": y})
 
 
@@ -75,3 +77,24 @@ def test_any_tile(columns: int, blocks: int, rows: int) -> None:
 def test_image_that_is_not_in_blocks(channels: int, machine: Machine) -> None:
     shape = ConvShape(2, channels, 24, (31, 33), (7, 7), (2, 2), pads=(3, 3, 3, 3))
     check(shape, choose(shape, machine, plain=True))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_epilogue_knows_its_element(kernel: int) -> None:
+    """Also where the image is walked with other rows."""
+    pad = kernel // 2
+    shape = ConvShape(2, 16, 32, (6, 7), (kernel, kernel), pads=(pad, pad, pad, pad))
+    plan = choose(shape, AVX512)
+    assert (plan.image == shape.image) == (kernel == 3)
+    op = ops.Conv(32, kernel, pad=pad, bias=False)
+    graph = single(op, TensorType((2, 16, 6, 7)))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    other = np.random.default_rng(0).integers(-9, 9, (2, 32, 6, 7)).astype(np.float32)
+
+    def emit(x: Any, w: Any, other: Any, out: Any) -> None:
+        write(shape, plan, lambda value, n, o, i, j: value + other[n, o // 16, i, j, o % 16], x, w, out)
+
+    x, packed = blocked(inputs["x0"], 16), pack(weights["node.weight"], plan)
+    y = run(emit, shape, 16, x, packed, blocked(other, 16))
+    expected = reference(Case(graph, weights, inputs))["y"] + other
+    np.testing.assert_allclose(y, expected, atol=1e-5)
