@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,10 +18,15 @@ def tvm() -> str:
 
 
 def tool(path: str) -> str:
-    """An executable or a library, told apart from others that may once lie at its place."""
+    """A compiler or a library, told apart from others that may once lie at its place: by the file, and by what it says
+    its version is, for a script may call another. OSError where it cannot be read or run."""
     file = Path(path)
-    about = file.stat() if file.exists() else None  # the name of a library need not be a path
-    return f"{file.resolve()} {about.st_size} {about.st_mtime_ns}" if about else path
+    if not file.exists():  # the name of a library need not be a path
+        return path
+    about = file.stat()
+    runs = os.access(file, os.X_OK) and ".so" not in file.name
+    told = subprocess.run([path, "--version"], capture_output=True, check=False).stdout if runs else b""
+    return f"{file.resolve()} {about.st_size} {about.st_mtime_ns} {told.decode(errors='replace')}"
 
 
 def machine() -> str:
