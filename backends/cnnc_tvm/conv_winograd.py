@@ -189,6 +189,7 @@ class _Kernel:
     ) -> None:
         """One pass of `_multiply`, over so many tiles from the first."""
         lanes, columns, channels = self.lanes, range(self.plan.columns), self.blocks * self.lanes
+        passes = len(self.plan.passes)
         held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
         for row in held:
             for q in columns:
@@ -200,7 +201,9 @@ class _Kernel:
                 _prefetch(3, v, block + 1, position, first + lane_in, 0)
             for q in columns:
                 _prefetch(3, w, panel, c + _AHEAD, q * lanes)
-                _prefetch(2, w, panel + 1, tirx.indexdiv(number * channels + c, len(self.plan.passes)), q * lanes)
+            line = tirx.indexdiv((number * channels + c) * len(columns), passes)  # each pass fetches its part
+            for q in range(-(-len(columns) // passes)):
+                _prefetch(2, w, panel + 1, 0, (line + q) * lanes)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:
