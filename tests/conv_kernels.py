@@ -33,8 +33,8 @@ def unblocked(x: Array, channels: int) -> Array:
 
 
 def filled(bias: Array, lanes: int) -> Array:
-    """bias [K] and zeros up to a multiple of lanes."""
-    full = np.zeros(-(-len(bias) // lanes) * lanes, bias.dtype)
+    """bias [K] and up to a multiple of lanes ones, which no result may show."""
+    full = np.ones(-(-len(bias) // lanes) * lanes, bias.dtype)
     full[: len(bias)] = bias
     return full
 

@@ -22,10 +22,10 @@ AVX512 = Machine(lanes=16, registers=32, cores=2)
 
 SAME = (1, 1, 1, 1)
 SHAPES = [
-    ConvShape(2, 32, 48, (9, 31), (3, 3), pads=SAME),
+    ConvShape(2, 32, 48, (5, 31), (3, 3), pads=SAME),
     ConvShape(1, 20, 40, (13, 17), (3, 3), (2, 2), pads=(0, 1, 1, 0)),
     ConvShape(1, 16, 96, (7, 7), (3, 3), pads=SAME),
-    ConvShape(1, 16, 24, (11, 40), (5, 3), (1, 2), (2, 3), (4, 3, 2, 5)),
+    ConvShape(1, 16, 24, (11, 20), (5, 3), (1, 2), (2, 3), (4, 3, 2, 5)),
     ConvShape(1, 5, 7, (1, 1), (3, 3), pads=SAME),
     ConvShape(2, 33, 17, (3, 2), (7, 7), (3, 2), pads=(3, 3, 3, 3)),
     ConvShape(1, 8, 16, (1, 70), (1, 9), pads=(0, 8, 0, 3)),
@@ -65,17 +65,16 @@ def test_batch_known_when_it_runs() -> None:
         check(shape, choose(shape, AVX512), batch)
 
 
-@pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (3, 2, 2), (12, 1, 2), (14, 2, 1)])
+@pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (5, 2, 2), (12, 1, 2)])
 def test_any_tile(columns: int, blocks: int, rows: int) -> None:
     """Tiles that do not divide the columns or the filters."""
-    shape = ConvShape(1, 16, 80, (5, 23), (3, 3), (1, 2), pads=SAME)
+    shape = ConvShape(1, 16, 48, (5, 23), (3, 3), (1, 2), pads=SAME)
     check(shape, replace(choose(shape, AVX512), columns=columns, blocks=blocks, rows=rows, chunk=4))
 
 
-@pytest.mark.parametrize("machine", [AVX2, AVX512], ids=["avx2", "avx512"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "machine"), [(1, AVX2), (3, AVX512)])
 def test_image_that_is_not_in_blocks(channels: int, machine: Machine) -> None:
-    shape = ConvShape(2, channels, 24, (31, 33), (7, 7), (2, 2), pads=(3, 3, 3, 3))
+    shape = ConvShape(2, channels, 24, (15, 17), (7, 7), (2, 2), pads=(3, 3, 3, 3))
     check(shape, choose(shape, machine, plain=True))
 
 
