@@ -66,11 +66,11 @@ def pack(weight: Array, plan: Plan) -> Array:
     k, c = weight.shape[:2]
     width = plan.columns * plan.lanes
     g = np.array(matrices(plan.m)[1], np.float64)
-    full = np.zeros((-(-k // width) * width, -(-c // plan.lanes) * plan.lanes, 3, 3))
-    full[:k, :c] = weight
-    u = np.einsum("ar,kcrs,bs->abck", g, full, g, optimize=True).reshape(len(g) ** 2, full.shape[1], -1, width)
+    full = np.zeros((9, -(-c // plan.lanes) * plan.lanes, -(-k // width) * width))
+    full[:, :c, :k] = weight.reshape(k, c, 9).T
+    u = (np.kron(g, g) @ full.reshape(9, -1)).astype(np.float32).reshape(len(g) ** 2, full.shape[1], -1, width)
     panels = u.transpose(0, 2, 1, 3) if plan.phases else u.transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(panels, np.float32).reshape(-1, *u.shape[1::2])
+    return panels.reshape(-1, full.shape[1], width)
 
 
 def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
