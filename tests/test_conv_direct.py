@@ -72,6 +72,12 @@ def test_any_tile(columns: int, blocks: int, rows: int) -> None:
     check(shape, replace(choose(shape, AVX512), columns=columns, blocks=blocks, rows=rows, chunk=4))
 
 
+def test_rows_of_a_tile_that_see_the_image_at_other_rows_of_the_window() -> None:
+    """The first at the last row of the window alone, the second at the first one."""
+    shape = ConvShape(1, 16, 16, (1, 5), (3, 3), (2, 1), pads=(2, 1, 2, 1))
+    check(shape, Plan(16, 2, 5, 1, 2, 16, shape.image))
+
+
 @pytest.mark.parametrize(("channels", "machine"), [(1, AVX2), (3, AVX512)])
 def test_image_that_is_not_in_blocks(channels: int, machine: Machine) -> None:
     shape = ConvShape(2, channels, 24, (15, 17), (7, 7), (2, 2), pads=(3, 3, 3, 3))
