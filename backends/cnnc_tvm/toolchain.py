@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from cnnc_tvm.ffi import threads
+
 _ABOUT_CPU = ("vendor_id", "model name", "stepping", "cache size", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo that tell processors apart by what runs on them, and how fast."""
 
@@ -34,5 +36,4 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(errors="replace").partition("\n\n")[0] if info.exists() else platform.processor()
     about = [line for line in text.splitlines() if line.partition(":")[0].strip() in _ABOUT_CPU] or [text]
-    threads = os.environ.get("TVM_NUM_THREADS", os.cpu_count())
-    return "\n".join([platform.machine(), f"{threads} threads", *about])
+    return "\n".join([platform.machine(), f"{threads()} threads", *about])
