@@ -5,6 +5,7 @@
 Words choose the rows that contain one of them. Bias and ReLU are fused. Weights are taken in turn from copies that do
 not fit the second cache together, as in a network. A loop of independent multiply-adds on the same threads, run between
 the kernel's runs, gives the peak. GFLOP/s are those of the fastest and the median run, the share that of the fastest.
+Rows F2 and F4 are Winograd's F(2x2, 3x3) and F(4x4, 3x3), where they are chosen; operations are counted as direct ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def shapes() -> dict[str, Any]:
     from cnnc_tvm.conv_shape import ConvShape
 
     found = {"3 to 64 @224 7x7/2": ConvShape(1, 3, 64, (224, 224), (7, 7), (2, 2), pads=(3, 3, 3, 3))}
-    for c, size in (64, 56), (128, 28), (256, 14), (512, 7):
+    for c, size in (64, 56), (128, 28), (256, 14), (512, 7), (256, 56), (512, 28), (512, 14):
         found[f"{c} @{size} 3x3"] = ConvShape(1, c, c, (size, size), (3, 3), pads=(1, 1, 1, 1))
     for c, size in (128, 56), (256, 28), (512, 14):
         found[f"{c} @{size} 3x3/2"] = ConvShape(1, c, c, (size, size), (3, 3), (2, 2), pads=(1, 1, 1, 1))
@@ -52,11 +53,11 @@ def shapes() -> dict[str, Any]:
     return found
 
 
-def case(shape: Any, machine: Any) -> Case:
-    """The kernel that computes the shape directly."""
+def case(shape: Any, machine: Any, winograd: Any) -> Case:
+    """The kernel that computes the shape directly, or by this plan of Winograd's convolution."""
     from tvm import tirx
 
-    from cnnc_tvm import conv_depthwise, conv_direct
+    from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd
 
     lanes, flops = machine.lanes, 2 * shape.filters * prod(shape.out) * prod(shape.kernel)
     weight = np.zeros((shape.filters, shape.channels // shape.groups, *shape.kernel), np.float32)
@@ -71,6 +72,9 @@ def case(shape: Any, machine: Any) -> Case:
     if shape.groups > 1:
         depthwise = conv_depthwise.choose(shape, machine)
         return blocked, conv_depthwise.pack(weight, depthwise).shape, write(conv_depthwise, depthwise), flops
+    if winograd:
+        packed = conv_winograd.pack(weight, winograd).shape
+        return blocked, packed, write(conv_winograd, winograd), flops * shape.channels
     plain = shape.channels < lanes // 2
     plan = conv_direct.choose(shape, machine, plain=plain)
     x = (shape.batch, shape.channels, *shape.image) if plain else blocked
@@ -124,9 +128,11 @@ def seconds(run: Callable[..., object], *args: Any) -> float:
     return time.perf_counter() - start
 
 
-def measure(shape: Any, machine: Any, peak_run: Callable[[], object], limit: float) -> tuple[int, list[float], float]:
+def measure(
+    shape: Any, machine: Any, winograd: Any, peak_run: Callable[[], object], limit: float
+) -> tuple[int, list[float], float]:
     """Floating-point operations, seconds of each run, and seconds of the fastest run of the peak's loop."""
-    x, w, write, flops = case(shape, machine)
+    x, w, write, flops = case(shape, machine, winograd)
     blocks = -(-shape.filters // machine.lanes)
     sizes = x, w, (blocks * machine.lanes,), (shape.batch, blocks, *shape.out, machine.lanes)
     function = compiled(write, *sizes)
@@ -151,13 +157,16 @@ def main() -> None:
     os.environ["TVM_NUM_THREADS"] = str(args.threads)  # read when TVM starts its threads
 
     from cnnc_tvm.conv_shape import Machine
+    from cnnc_tvm.conv_winograd_plan import choose
 
     machine = Machine(args.lanes, 2 * args.lanes, args.threads)
     peak_run, peak_flops = peak(machine.lanes, args.threads)
     print(f"{args.threads} thread(s)                     ms   GFLOP/s  median    peak   share")
-    for name, shape in shapes().items():
+    rows = [(name, shape, None) for name, shape in shapes().items()]
+    rows += [(f"{name} F{plan.m}", shape, plan) for name, shape, _ in rows if (plan := choose(shape, machine))]
+    for name, shape, winograd in rows:
         if not args.words or any(word in name for word in args.words):
-            flops, times, fastest = measure(shape, machine, peak_run, args.seconds)
+            flops, times, fastest = measure(shape, machine, winograd, peak_run, args.seconds)
             best, middle = (flops / t / 1e9 for t in (min(times), statistics.median(times)))
             top = peak_flops / fastest / 1e9
             print(
