@@ -61,8 +61,8 @@ def test_agrees(shape: ConvShape, machine: Machine) -> None:
 
 def test_batch_known_when_it_runs() -> None:
     shape = ConvShape(te.var("n", "int32"), 16, 32, (5, 6), (3, 3), pads=SAME)
-    for batch in (1, 3):
-        check(shape, choose(shape, AVX512), batch)
+    for batch, once in (1, False), (3, True):
+        check(shape, replace(choose(shape, AVX512), chunk=2, weights_once=once), batch)
 
 
 @pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (5, 2, 2), (12, 1, 2)])
@@ -75,7 +75,7 @@ def test_any_tile(columns: int, blocks: int, rows: int) -> None:
 def test_rows_of_a_tile_that_see_the_image_at_other_rows_of_the_window() -> None:
     """The first at the last row of the window alone, the second at the first one."""
     shape = ConvShape(1, 16, 16, (1, 5), (3, 3), (2, 1), pads=(2, 1, 2, 1))
-    check(shape, Plan(16, 2, 5, 1, 2, 16, shape.image))
+    check(shape, Plan(16, 2, 5, 1, 2, False, 16, shape.image))
 
 
 @pytest.mark.parametrize(("channels", "machine"), [(1, AVX2), (3, AVX512)])
