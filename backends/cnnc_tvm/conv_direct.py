@@ -53,15 +53,18 @@ class Plan:
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
-    depth = 1 if plain else machine.lanes
-    plans = (
-        Plan(machine.lanes, rows, columns, blocks, chunk, once, depth, image)
-        for image in _walks(shape)
-        for rows, columns, blocks in _tiles(_walked(shape, image), machine)
-        for chunk in _chunks(_walked(shape, image).out[0], rows)
-        for once in (False, True)
-    )
+    plans = _plans(shape, machine, 1 if plain else machine.lanes)
     return min(plans, key=lambda plan: _cycles(_walked(shape, plan.image), plan, machine))
+
+
+def _plans(shape: ConvShape, machine: Machine, depth: int) -> Iterator[Plan]:
+    for image in _walks(shape):
+        height = _walked(shape, image).out[0]
+        for rows, columns, blocks in _tiles(_walked(shape, image), machine):
+            count = -(-height // rows)
+            for chunk in {-(-count // chunks) * rows for chunks in range(1, count + 1)}:
+                for once in (False, True):
+                    yield Plan(machine.lanes, rows, columns, blocks, chunk, once, depth, image)
 
 
 def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
@@ -70,7 +73,7 @@ def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
     if shape.kernel != (1, 1) or shape.stride != (1, 1) or any(shape.pads):
         yield shape.image
     else:
-        yield from ((rows, height * width // rows) for rows in range(1, height + 1) if height * width % rows == 0)
+        yield from ((rows, height * width // rows) for rows in range(1, 17) if height * width % rows == 0)
 
 
 def _walked(shape: ConvShape, image: tuple[int, int]) -> ConvShape:
@@ -85,12 +88,6 @@ def _tiles(shape: ConvShape, machine: Machine) -> Iterator[tuple[int, int, int]]
         for rows in range(1, min(2, height) + 1):
             if most >= rows * min(width, 3):
                 yield rows, -(-width // -(-width // (most // rows))), blocks
-
-
-def _chunks(height: int, rows: int) -> Iterator[int]:
-    """Multiples of a tile's rows, one for each number of chunks."""
-    count = -(-height // rows)
-    yield from {-(-count // chunks) * rows: None for chunks in range(1, count + 1)}
 
 
 def _blocks(shape: ConvShape, lanes: int) -> int:
@@ -121,7 +118,7 @@ def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
     inputs = seen * images * chunks * (shape.groups if near else passes)
     again = 1 if plan.weights_once or filters * passes < machine.l2 / 2 else images * chunks
     share = -(-tasks // machine.cores) / tasks
-    waiting = inputs / 8 + filters * passes * again / 4 + 500 * tasks  # weights come from farther away
+    waiting = (inputs + filters * passes * (again + 1)) / 8 + 500 * tasks  # weights come from farther away at first
     return images * shape.groups * depth * steps * share + waiting / machine.cores
 
 
