@@ -16,6 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
 
+os.environ["CNNC_CACHE"] = "off"  # no test but the cache's own gets a program that was compiled before
+
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -32,10 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that saved programs are signed with are made here, not in the user's configuration. No test but the cache's
-    own gets a program that was compiled before."""
+    """Keys that saved programs are signed with are made here, not in the user's configuration."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
-    monkeypatch.setenv("CNNC_CACHE", "off")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
+from tvm.target import codegen
 
 from cnnc_tvm.conv_shape import ConvShape
 from numerics import Array
@@ -31,29 +32,35 @@ def unblocked(x: Array, channels: int) -> Array:
     return full[:, :channels]
 
 
+def filled(bias: Array, lanes: int) -> Array:
+    """bias [K] and up to a multiple of lanes ones, which no result may show."""
+    full = np.ones(-(-len(bias) // lanes) * lanes, bias.dtype)
+    full[: len(bias)] = bias
+    return full
+
+
 Write = Callable[[Any, Any, Any, Any], None]
-"""Emits a kernel for x, the packed weights, the bias (a multiple of lanes) and the result."""
+"""Emits a kernel for x, the packed weights, what the epilogue reads and the result."""
 
 
-def run(write: Write, shape: ConvShape, lanes: int, x: Array, weight: Array, bias: Array) -> Array:
-    """The result [N, K, H', W'] of the kernel on x as it is read, the packed weights and the bias [K]."""
-    shapes: list[Any] = [(shape.batch, *x.shape[1:]), weight.shape]
-    blocks = -(-shape.filters // lanes)
-    shapes += [(blocks * lanes,), (shape.batch, blocks, *shape.out, lanes)]
+def run(write: Write, shape: ConvShape, lanes: int, x: Array, weight: Array, other: Array) -> Array:
+    """The result [N, K, H', W'] of the kernel on these arrays, as it reads them."""
+    out = (-(-shape.filters // lanes), *shape.out, lanes)
+    batch = () if other.ndim == 1 else (shape.batch,)
+    shapes: list[Any] = [(shape.batch, *x.shape[1:]), weight.shape, (*batch, *other.shape[len(batch) :])]
     with IRBuilder() as made, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        write(*(T.arg(f"x{i}", T.buffer(size, "float32", layout=None)) for i, size in enumerate(shapes)))
+        buffers = [T.buffer(size, "float32", layout=None) for size in (*shapes, (shape.batch, *out))]
+        write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
     function = made.get()
     dims = () if isinstance(shape.batch, int) else (len(x),)
     if dims:
         function = tirx.PrimFunc([*function.params, shape.batch], function.body, function.ret_type, function.attrs)
     with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.disable_assert": True}):
-        target = tvm.target.Target("llvm")
+        target = tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
         compiled = tvm.tirx.build(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target)["main"]
-    full = np.zeros(blocks * lanes, np.float32)
-    full[: len(bias)] = bias
-    result = np.full((len(x), *shapes[-1][1:]), np.nan, np.float32)
-    tensors = [tvm.runtime.tensor(array) for array in (x, weight, full, result)]
+    result = np.full((len(x), *out), np.nan, np.float32)
+    tensors = [tvm.runtime.tensor(array) for array in (x, weight, other, result)]
     compiled(*tensors, *dims)
     return unblocked(tensors[-1].numpy(), shape.filters)

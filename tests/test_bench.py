@@ -213,6 +213,18 @@ def test_a_peer_that_computes_something_else_is_not_timed(fault: Fault) -> None:
     )
 
 
+def test_what_is_left_out_does_not_go_on_beside_the_others(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fault(
+        SCALED.format(system="onnxruntime")
+        + "if do == 'load' and system == 'onnxruntime': open('pid', 'w').write(str(os.getpid()))\n"
+        + "if do == 'time' and os.path.exists('/proc/' + open('pid').read()): sys.exit('it goes on')"
+    )
+    assert compare("net", 2, CASE, ("onnxruntime",), QUICK).left_out.keys() == {"onnxruntime"}
+
+
 def test_if_cnnc_computes_something_else_nothing_is_timed(fault: Fault) -> None:
     fault(SCALED.format(system="cnnc"))
     with pytest.raises(CnncError) as e:
@@ -237,8 +249,8 @@ def test_the_order_of_turns_is_reversed_every_other_round(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Worker, "ask", recording)
     found = compare("net", 2, CASE, ("onnxruntime",), replace(QUICK, rounds=2))
-    assert asked == ["cnnc", "onnxruntime", "onnxruntime", "cnnc", "cnnc", "onnxruntime"]
-    assert len(found.own.seconds) == 2  # the first round warms up
+    assert asked == ["cnnc", "onnxruntime", "cnnc", "onnxruntime", "onnxruntime", "cnnc"]
+    assert len(found.own.seconds) == 2  # the first turns warm up
 
 
 def test_peers_get_the_model_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

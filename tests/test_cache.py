@@ -166,6 +166,20 @@ def test_the_code_of_a_target_counts_wherever_it_lies(kind, tmp_path, monkeypatc
     assert digest("a", "x = 1") == digest("b", "x = 1") != digest("b", "x = 2")
 
 
+def test_a_compiler_that_a_script_calls_counts(tmp_path):
+    toolchain = pytest.importorskip("cnnc_tvm.toolchain")
+    script, compiler = tmp_path / "nvcc", tmp_path / "compiler"
+    script.write_text(f"#!/bin/sh\nexec {compiler} $@\n")
+    told = []
+    for release in "12":
+        compiler.write_text(f"#!/bin/sh\necho release {release}, asked for $1\n")
+        for file in (script, compiler):
+            file.chmod(0o755)
+        told.append(toolchain.tool(str(script)))
+    assert "release 1, asked for --version" in told[0]
+    assert told[0] != told[1]
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

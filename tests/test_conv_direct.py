@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tvm import te
 
 from cnnc import ops
 from cnnc.ir.types import TensorType
+from cnnc.verification.case import Case, reference
 from cnnc_tvm.conv_direct import Plan, choose, pack, write
 from cnnc_tvm.conv_shape import ConvShape, Machine
-from conv_kernels import blocked, run
+from conv_kernels import blocked, filled, run
 from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 AVX2 = Machine(lanes=8, registers=16)
@@ -20,10 +22,10 @@ AVX512 = Machine(lanes=16, registers=32, cores=2)
 
 SAME = (1, 1, 1, 1)
 SHAPES = [
-    ConvShape(2, 32, 48, (9, 31), (3, 3), pads=SAME),
+    ConvShape(2, 32, 48, (5, 31), (3, 3), pads=SAME),
     ConvShape(1, 20, 40, (13, 17), (3, 3), (2, 2), pads=(0, 1, 1, 0)),
     ConvShape(1, 16, 96, (7, 7), (3, 3), pads=SAME),
-    ConvShape(1, 16, 24, (11, 40), (5, 3), (1, 2), (2, 3), (4, 3, 2, 5)),
+    ConvShape(1, 16, 24, (11, 20), (5, 3), (1, 2), (2, 3), (4, 3, 2, 5)),
     ConvShape(1, 5, 7, (1, 1), (3, 3), pads=SAME),
     ConvShape(2, 33, 17, (3, 2), (7, 7), (3, 2), pads=(3, 3, 3, 3)),
     ConvShape(1, 8, 16, (1, 70), (1, 9), pads=(0, 8, 0, 3)),
@@ -47,7 +49,7 @@ def check(shape: ConvShape, plan: Plan, batch: int | None = None) -> None:
     def emit(x: Any, w: Any, b: Any, out: Any) -> None:
         write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
 
-    y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), bias)
+    y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), filled(bias, plan.lanes))
     assert_node_agrees(graph, weights, inputs, {"y": y})
 
 
@@ -59,19 +61,45 @@ def test_agrees(shape: ConvShape, machine: Machine) -> None:
 
 def test_batch_known_when_it_runs() -> None:
     shape = ConvShape(te.var("n", "int32"), 16, 32, (5, 6), (3, 3), pads=SAME)
-    for batch in (1, 3):
-        check(shape, choose(shape, AVX512), batch)
+    for batch, once in (1, False), (3, True):
+        check(shape, replace(choose(shape, AVX512), chunk=2, weights_once=once), batch)
 
 
-@pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (3, 2, 2), (12, 1, 2), (14, 2, 1)])
+@pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (5, 2, 2), (12, 1, 2)])
 def test_any_tile(columns: int, blocks: int, rows: int) -> None:
     """Tiles that do not divide the columns or the filters."""
-    shape = ConvShape(1, 16, 80, (5, 23), (3, 3), (1, 2), pads=SAME)
+    shape = ConvShape(1, 16, 48, (5, 23), (3, 3), (1, 2), pads=SAME)
     check(shape, replace(choose(shape, AVX512), columns=columns, blocks=blocks, rows=rows, chunk=4))
 
 
-@pytest.mark.parametrize("machine", [AVX2, AVX512], ids=["avx2", "avx512"])
-@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_of_a_tile_that_see_the_image_at_other_rows_of_the_window() -> None:
+    """The first at the last row of the window alone, the second at the first one."""
+    shape = ConvShape(1, 16, 16, (1, 5), (3, 3), (2, 1), pads=(2, 1, 2, 1))
+    check(shape, Plan(16, 2, 5, 1, 2, False, 16, shape.image))
+
+
+@pytest.mark.parametrize(("channels", "machine"), [(1, AVX2), (3, AVX512)])
 def test_image_that_is_not_in_blocks(channels: int, machine: Machine) -> None:
-    shape = ConvShape(2, channels, 24, (31, 33), (7, 7), (2, 2), pads=(3, 3, 3, 3))
+    shape = ConvShape(2, channels, 24, (15, 17), (7, 7), (2, 2), pads=(3, 3, 3, 3))
     check(shape, choose(shape, machine, plain=True))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_epilogue_knows_its_element(kernel: int) -> None:
+    """Also where the image is walked with other rows."""
+    pad = kernel // 2
+    shape = ConvShape(2, 16, 32, (6, 7), (kernel, kernel), pads=(pad, pad, pad, pad))
+    plan = choose(shape, AVX512)
+    assert (plan.image == shape.image) == (kernel == 3)
+    op = ops.Conv(32, kernel, pad=pad, bias=False)
+    graph = single(op, TensorType((2, 16, 6, 7)))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    other = np.random.default_rng(0).integers(-9, 9, (2, 32, 6, 7)).astype(np.float32)
+
+    def emit(x: Any, w: Any, other: Any, out: Any) -> None:
+        write(shape, plan, lambda value, n, o, i, j: value + other[n, o // 16, i, j, o % 16], x, w, out)
+
+    x, packed = blocked(inputs["x0"], 16), pack(weights["node.weight"], plan)
+    y = run(emit, shape, 16, x, packed, blocked(other, 16))
+    expected = reference(Case(graph, weights, inputs))["y"] + other
+    np.testing.assert_allclose(y, expected, atol=1e-5)

@@ -22,6 +22,7 @@ from cnnc.ir.dim import evaluate, parse_dim
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
+from cnnc_tvm.ffi import cores
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
 from cuda_emulator import gpu_is_there, runnable
@@ -211,6 +212,30 @@ def test_weights_survive_an_artifact(dtype: str, tmp_path: Path) -> None:
     for name, array in program.weights.items():
         assert (loaded.weights[name].dtype, loaded.weights[name].shape) == (array.dtype, array.shape)
         assert loaded.weights[name].tobytes() == array.tobytes()
+
+
+def test_every_core_takes_part() -> None:
+    """TVM's own number of threads is half that of the processors."""
+    text = (
+        "from cnnc_tvm.ffi import cores, import_runtime\n"
+        "print(cores(), import_runtime().get_global_func('runtime.NumThreads')())"
+    )
+    told = []
+    for chosen in ({}, {"TVM_NUM_THREADS": "all"}, {"TVM_NUM_THREADS": "1"}):
+        env = {k: v for k, v in os.environ.items() if k != "TVM_NUM_THREADS"} | chosen
+        done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True, check=True)
+        told.append(done.stdout.split())
+    assert told == [[str(cores())] * 2, [str(cores())] * 2, [str(cores()), "1"]]
+
+
+def test_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 5})
+    assert cores(tmp_path) == 4
+    for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3", 4: "4-5", 5: "4-5"}.items():
+        file = tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(siblings)
+    assert cores(tmp_path) == 3
 
 
 def test_source() -> None:

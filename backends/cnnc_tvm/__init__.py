@@ -43,7 +43,7 @@ class CpuTarget(Target):
 
         try:
             return {"tvm": toolchain.tvm(), "linker": toolchain.tool(find_linker()), "machine": toolchain.machine()}
-        except (PackageNotFoundError, CnncError):
+        except (PackageNotFoundError, CnncError, OSError):
             return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
@@ -107,7 +107,7 @@ class CudaTarget(Target):
         try:
             arch = options.get("arch", DEFAULT_ARCH)
             return {"tvm": toolchain.tvm(), "compiler": toolchain.tool(compiler()), "arch": arch}
-        except (PackageNotFoundError, CnncError):
+        except (PackageNotFoundError, CnncError, OSError):
             return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:

@@ -43,6 +43,8 @@ class Plan:
     """Blocks of filters of a tile."""
     chunk: int
     """Rows that a thread computes for one tile's filters at a time."""
+    weights_once: bool
+    """Whether a thread goes through the images before it takes other filters, else through the filters first."""
     depth: int
     """Channels in a block of the input: `lanes`, or 1 where it is not in blocks but plain [N, C, H, W]."""
     image: tuple[int, int]
@@ -51,14 +53,18 @@ class Plan:
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
-    depth = 1 if plain else machine.lanes
-    plans = (
-        Plan(machine.lanes, rows, columns, blocks, chunk, depth, image)
-        for image in _walks(shape)
-        for rows, columns, blocks in _tiles(_walked(shape, image), machine)
-        for chunk in _chunks(_walked(shape, image).out[0], rows)
-    )
+    plans = _plans(shape, machine, 1 if plain else machine.lanes)
     return min(plans, key=lambda plan: _cycles(_walked(shape, plan.image), plan, machine))
+
+
+def _plans(shape: ConvShape, machine: Machine, depth: int) -> Iterator[Plan]:
+    for image in _walks(shape):
+        height = _walked(shape, image).out[0]
+        for rows, columns, blocks in _tiles(_walked(shape, image), machine):
+            count = -(-height // rows)
+            for chunk in {-(-count // chunks) * rows for chunks in range(1, count + 1)}:
+                for once in (False, True):
+                    yield Plan(machine.lanes, rows, columns, blocks, chunk, once, depth, image)
 
 
 def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
@@ -67,7 +73,7 @@ def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
     if shape.kernel != (1, 1) or shape.stride != (1, 1) or any(shape.pads):
         yield shape.image
     else:
-        yield from ((rows, height * width // rows) for rows in range(1, height + 1) if height * width % rows == 0)
+        yield from ((rows, height * width // rows) for rows in range(1, 17) if height * width % rows == 0)
 
 
 def _walked(shape: ConvShape, image: tuple[int, int]) -> ConvShape:
@@ -84,19 +90,13 @@ def _tiles(shape: ConvShape, machine: Machine) -> Iterator[tuple[int, int, int]]
                 yield rows, -(-width // -(-width // (most // rows))), blocks
 
 
-def _chunks(height: int, rows: int) -> Iterator[int]:
-    """Multiples of a tile's rows, one for each number of chunks."""
-    count = -(-height // rows)
-    yield from {-(-count // chunks) * rows: None for chunks in range(1, count + 1)}
-
-
 def _blocks(shape: ConvShape, lanes: int) -> int:
     """Blocks of filters of a group."""
     return -(-shape.filters // shape.groups // lanes)
 
 
 def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
-    """Those for one image: what the tiles take, by the share of the cores that works, and what L2 waits for."""
+    """Those for all images, two if their number is not known: for the tiles, by the share of the cores, and for L2."""
     (height, width), channels, blocks = shape.out, shape.channels // shape.groups, _blocks(shape, plan.lanes)
     depth = channels * prod(shape.kernel)
     filters = 4 * plan.lanes * plan.blocks * depth
@@ -109,15 +109,17 @@ def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
         for columns, p in _parts(width, plan.columns)
         for b, q in _parts(blocks, plan.blocks)
     )
-    tasks = chunks * passes * (shape.batch if isinstance(shape.batch, int) else 1)
+    images = shape.batch if isinstance(shape.batch, int) else 2
+    tasks = images * chunks * passes
     used = prod(min(1, k / stride) for k, stride in zip(shape.kernel, shape.stride, strict=True))
-    rows = (plan.chunk - 1) * shape.stride[0] + shape.span[0]
-    seen = 4 * channels * shape.image[1] * rows * used  # by a task
-    inputs = seen * chunks * (shape.groups if seen < machine.l2 / 2 else passes)
-    weights = filters * passes * (1 if filters * passes < machine.l2 / 2 else chunks)
+    high = (plan.chunk - 1) * shape.stride[0] + shape.span[0]
+    seen = 4 * channels * shape.image[1] * high * used  # by a task
+    near = seen * (images * chunks if plan.weights_once else 1) < machine.l2 / 2
+    inputs = seen * images * chunks * (shape.groups if near else passes)
+    again = 1 if plan.weights_once or filters * passes < machine.l2 / 2 else images * chunks
     share = -(-tasks // machine.cores) / tasks
-    waiting = (inputs / 8 + weights / 4 + 500 * tasks) / machine.cores  # weights come from farther away
-    return shape.groups * depth * steps * share + waiting
+    waiting = (inputs + filters * passes * (again + 1)) / 8 + 500 * tasks  # weights come from farther away at first
+    return images * shape.groups * depth * steps * share + waiting / machine.cores
 
 
 def _parts(size: int, part: int) -> list[tuple[int, int]]:
@@ -125,7 +127,7 @@ def _parts(size: int, part: int) -> list[tuple[int, int]]:
     return [(part, size // part), (size % part, 1 if size % part else 0)]
 
 
-def _step(places: int, blocks: int, late: int) -> float:
+def _step(places: int, blocks: int, late: float) -> float:
     """The cycles a tile takes for a channel: two products, two loads and four instructions each; sums wait for 4."""
     products, loads = places * blocks, places + blocks
     return max(products / 2, loads / 1.8, (products + loads + 1) / 4, 4) + late * blocks
@@ -164,9 +166,11 @@ class _Kernel:
         plan, height = self.plan, self.shape.out[0]
         passes, chunks = self.shape.groups * self.passes, -(-height // plan.chunk)
         with T.parallel(self.shape.batch * (chunks * passes)) as task:
-            n = T.bind(task // (chunks * passes))
-            first = T.bind(task // passes % chunks * plan.chunk)
-            group = T.bind(task % passes)
+            if plan.weights_once:
+                group, rest = task // (self.shape.batch * chunks), task % (self.shape.batch * chunks)
+            else:
+                group, rest = task % passes, task // passes
+            group, n, first = T.bind(group), T.bind(rest // chunks), T.bind(rest % chunks * plan.chunk)
             places = range(plan.rows * plan.columns)
             self.sums = [[T.alloc_buffer((plan.lanes,)) for _ in range(plan.blocks)] for _ in places]
             full, rest = divmod(self.blocks, plan.blocks)
@@ -236,12 +240,14 @@ class _Kernel:
             y, x = self.place((i + u) * sh - top + r * dh, (j + m) * sw - left + s * dw)
             return (n, block, y, x) if plan.depth == 1 else (n, block, y, x, c)
 
+        left_over = self.shape.channels % plan.depth
+        depth = te.min(plan.depth, self.shape.channels - block * plan.depth) if left_over else plan.depth
         for first, last, columns in tile.runs:
             places = [(u, m) for u in rows for m in columns]
             if self.shape.kernel == (1, 1):  # of larger windows most inputs have been read already
                 for u, m in places:
                     prefetch(self.x, *index(u, m, 0, channels + 1, 0))
-            with T.serial(last - first) as q, T.serial(plan.depth) as c:
+            with T.serial(last - first) as q, T.serial(depth) as c:
                 s = first + q
                 for k in range(blocks):
                     prefetch(self.w, group, block, r, s, c, (k + _AHEAD * plan.blocks) * plan.lanes)

@@ -66,11 +66,11 @@ def pack(weight: Array, plan: Plan) -> Array:
     k, c = weight.shape[:2]
     width = plan.columns * plan.lanes
     g = np.array(matrices(plan.m)[1], np.float64)
-    full = np.zeros((-(-k // width) * width, -(-c // plan.lanes) * plan.lanes, 3, 3))
-    full[:k, :c] = weight
-    u = np.einsum("ar,kcrs,bs->abck", g, full, g, optimize=True).reshape(len(g) ** 2, full.shape[1], -1, width)
+    full = np.zeros((9, -(-c // plan.lanes) * plan.lanes, -(-k // width) * width))
+    full[:, :c, :k] = weight.reshape(k, c, 9).T
+    u = (np.kron(g, g) @ full.reshape(9, -1)).astype(np.float32).reshape(len(g) ** 2, full.shape[1], -1, width)
     panels = u.transpose(0, 2, 1, 3) if plan.phases else u.transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(panels, np.float32).reshape(-1, *u.shape[1::2])
+    return panels.reshape(-1, full.shape[1], width)
 
 
 def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
@@ -189,6 +189,7 @@ class _Kernel:
     ) -> None:
         """One pass of `_multiply`, over so many tiles from the first."""
         lanes, columns, channels = self.lanes, range(self.plan.columns), self.blocks * self.lanes
+        passes = len(self.plan.passes)
         held = [T.alloc_buffer((self.plan.columns, lanes)) for _ in range(rows)]
         for row in held:
             for q in columns:
@@ -200,7 +201,9 @@ class _Kernel:
                 _prefetch(3, v, block + 1, position, first + lane_in, 0)
             for q in columns:
                 _prefetch(3, w, panel, c + _AHEAD, q * lanes)
-                _prefetch(2, w, panel + 1, tirx.indexdiv(number * channels + c, len(self.plan.passes)), q * lanes)
+            line = tirx.indexdiv((number * channels + c) * len(columns), passes)  # each pass fetches its part
+            for q in range(-(-len(columns) // passes)):
+                _prefetch(2, w, panel + 1, 0, (line + q) * lanes)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:

@@ -14,8 +14,8 @@ from cnnc_tvm.conv_shape import ConvShape, Machine
 
 _FORWARD, _BACK = 8, 5
 """Cycles a position of a tile takes to be transformed, per block of channels."""
-_FAR, _SHARED, _NEAR = 8, 16, 24
-"""Bytes a cycle that a core reads: weights from L3 and memory, what other cores wrote, and weights from L2."""
+_MEMORY, _L3, _L2 = 8, 16, 24
+"""Bytes a cycle that a core reads from memory (weights for the first time), from L3 and from L2."""
 _JOIN = 5_000
 """Cycles until all cores have begun and ended."""
 _DIRECT = 1.08
@@ -24,8 +24,8 @@ _WORTH = 0.8
 """What Winograd must take of direct convolution's time, for it needs more memory and rounds more."""
 _CHANNELS = 16
 """With fewer, the errors of the transforms do not average out."""
-_TILES = 128
-"""Of a block, at most."""
+_TILES = 63
+"""Of a block, at most: with more, each position of a tile is in another page of memory, too many for the TLB."""
 _SCRATCH = 16
 """How many times L2 the transformed input and the sums of a block may take."""
 
@@ -100,8 +100,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     blocks, filters = -(-shape.channels // lanes), -(-shape.filters // lanes)
     groups = -(-filters // plan.columns)
     forward, back = (n * plan.tiles * square * c for n, c in ((blocks, _FORWARD), (filters, _BACK)))
-    step = sum(max(rows * plan.columns / 2, (rows + plan.columns) / 2, 4) for rows in plan.passes)
-    multiply = square * groups * blocks * lanes * step
+    multiply = square * groups * blocks * lanes * sum(_step(rows, plan.columns) for rows in plan.passes)
     weights = square * blocks * groups * plan.columns * lanes * lanes * 4
     v, sums = _scratch(shape, plan)
     count = -(-_total(shape, plan.m) // plan.tiles)
@@ -109,17 +108,25 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
         tasks = square * plan.splits
         share = -(-tasks // cores) / tasks * -(-groups // plan.splits) * plan.splits / groups
         alone = forward * -(-blocks // cores) / blocks + back * -(-filters // cores) / filters
-        block = alone + share * (multiply + weights / _FAR) + (v + sums) / _SHARED / cores
-        return count * (block + 3 * _JOIN * (cores > 1))
-    part = -(-groups // plan.splits) / groups
-    rate = _NEAR if v + sums + weights < machine.l2 else _FAR
-    again = v * groups / _FAR if v + sums > machine.l2 else 0  # what does not stay in L2 is read for each group
-    task = forward + part * (multiply + back + weights / rate + again)
-    return -(-count * plan.splits // cores) * task + _JOIN * (cores > 1)
+        block = alone + share * (multiply + weights / _L3) + (v + sums) / _L3 / cores
+        total = count * (block + 3 * _JOIN * (cores > 1))
+    else:
+        part = -(-groups // plan.splits) / groups
+        rate = _L2 if v + sums + weights < machine.l2 else _L3
+        again = v * groups / _L2 if v + sums > machine.l2 / 2 else 0  # the weights drive it out of L2
+        task = forward + part * (multiply + back + weights / rate + again)
+        total = -(-count * plan.splits // cores) * task + _JOIN * (cores > 1)
+    return total + weights * (1 / _MEMORY - 1 / _L3) / cores
+
+
+def _step(rows: int, columns: int) -> float:
+    """The cycles of a channel in a pass: two products, two loads and four instructions each, and sums wait for 4."""
+    products, loads = rows * columns, rows + columns
+    return max(products / 2, loads / 2, (products + loads + 12) / 4, 4)
 
 
 def _direct_cycles(shape: ConvShape, machine: Machine) -> float:
     channels, filters = (-(-n // machine.lanes) * machine.lanes for n in (shape.channels, shape.filters))
     images = shape.batch if isinstance(shape.batch, int) else 1
     products = 9 * channels * filters
-    return (products * images * prod(shape.out) / machine.lanes / 2 * _DIRECT + 4 * products / _FAR) / machine.cores
+    return (products * images * prod(shape.out) / machine.lanes / 2 * _DIRECT + 4 * products / _MEMORY) / machine.cores

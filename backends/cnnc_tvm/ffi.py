@@ -7,6 +7,7 @@ TVM's small runtime library alone; the compiler (ten times slower to load) is im
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,25 @@ def import_compiler() -> None:
         raise _missing("only its runtime library is loaded (is TVM_USE_RUNTIME_LIB set?)")
 
 
+def cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores this process may run on. `folder` has what Linux knows of the processors."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = {cpu: folder / f"cpu{cpu}" / "topology" / "thread_siblings_list" for cpu in allowed}
+    return len({file.read_text() if file.exists() else str(cpu) for cpu, file in siblings.items()})
+
+
+def threads() -> int:
+    """How many threads the parallel loops of programs have: TVM_NUM_THREADS, else one for each core. TVM by itself
+    takes half of the processors, as if each core counted as two."""
+    if not (stated := os.environ.get("TVM_NUM_THREADS", "")).isdecimal() or int(stated) < 1:
+        os.environ["TVM_NUM_THREADS"] = str(cores())
+    return int(os.environ["TVM_NUM_THREADS"])
+
+
 @cache
 def import_runtime() -> ModuleType:
     """`tvm_ffi`, with TVM's runtime library loaded for programs to call; CnncError E0620 where it is missing."""
+    threads()
     found = find_spec("tvm")
     library = (
         next((p / "lib" / _LIBRARY for p in map(Path, found.submodule_search_locations or ())), None) if found else None

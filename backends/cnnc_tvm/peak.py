@@ -15,6 +15,7 @@ from cnnc.ir.types import DType
 from cnnc.profiling import Peaks
 from cnnc_tvm.build_cpu import build
 from cnnc_tvm.cpu_device import CpuDevice
+from cnnc_tvm.ffi import threads
 from cnnc_tvm.plan import Step
 from cnnc_tvm.tensor import WRITTEN, Function
 
@@ -34,8 +35,7 @@ LASTING: Final = 0.3
 @cache
 def peaks() -> Peaks:
     """Measured once a process, in some seconds. The best of many short calls: what others do here only takes away."""
-    threads = _threads()
-    products = {lanes: _products(lanes, threads) for lanes in LANES}
+    products = {lanes: _products(lanes, threads()) for lanes in LANES}
     copy = _copy()
     device = CpuDevice(build({x.name: x for x in (*products.values(), copy)}, "native")[0])
 
@@ -44,17 +44,10 @@ def peaks() -> Peaks:
         return _best(device.call(Step(function.name, "", (), ()), views, {}))
 
     flops = max(
-        2 * threads * ROUNDS * SUMS * lanes / seconds(function, (threads, SUMS * lanes))
+        2 * threads() * ROUNDS * SUMS * lanes / seconds(function, (threads(), SUMS * lanes))
         for lanes, function in products.items()
     )
     return Peaks(flops, 2 * 4 * COPIED / seconds(copy, (COPIED,), (COPIED,)))
-
-
-def _threads() -> int:
-    """How many threads parallel loops have."""
-    from cnnc_tvm.ffi import import_runtime
-
-    return int(import_runtime().get_global_func("runtime.NumThreads")())
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -81,14 +74,14 @@ def _written(name: str, write: Callable[..., None], *shapes: tuple[int, ...]) ->
     return Function(name, made.get(), WRITTEN)
 
 
-def _products(lanes: int, threads: int) -> Function:
+def _products(lanes: int, count: int) -> Function:
     """Each thread adds products to sums in registers, none of which waits for another."""
 
     def write(out: Any) -> None:
         def vector(value: float) -> Any:
             return T.broadcast(tirx.const(value, "float32"), lanes)
 
-        with T.parallel(0, threads) as thread:
+        with T.parallel(0, count) as thread:
             sums = [T.alloc_buffer((lanes,), "float32") for _ in range(SUMS)]
             ramp = T.ramp(0, 1, lanes)
             for k, each in enumerate(sums):
@@ -99,7 +92,7 @@ def _products(lanes: int, threads: int) -> Function:
             for k, each in enumerate(sums):
                 T.buffer_store(out, each[ramp], [thread, T.ramp(k * lanes, 1, lanes)])
 
-    return _written(f"products{lanes}", write, (threads, SUMS * lanes))
+    return _written(f"products{lanes}", write, (count, SUMS * lanes))
 
 
 def _copy() -> Function:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from cnnc_tvm.ffi import threads
 
 _ABOUT_CPU = ("vendor_id", "model name", "stepping", "cache size", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo that tell processors apart by what runs on them, and how fast."""
@@ -17,10 +20,15 @@ def tvm() -> str:
 
 
 def tool(path: str) -> str:
-    """An executable or a library, told apart from others that may once lie at its place."""
+    """A compiler or a library, told apart from others that may once lie at its place: by the file, and by what it says
+    its version is, for a script may call another. OSError where it cannot be read or run."""
     file = Path(path)
-    about = file.stat() if file.exists() else None  # the name of a library need not be a path
-    return f"{file.resolve()} {about.st_size} {about.st_mtime_ns}" if about else path
+    if not file.exists():  # the name of a library need not be a path
+        return path
+    about = file.stat()
+    runs = os.access(file, os.X_OK) and ".so" not in file.name
+    told = subprocess.run([path, "--version"], capture_output=True, check=False).stdout if runs else b""
+    return f"{file.resolve()} {about.st_size} {about.st_mtime_ns} {told.decode(errors='replace')}"
 
 
 def machine() -> str:
@@ -28,5 +36,4 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(errors="replace").partition("\n\n")[0] if info.exists() else platform.processor()
     about = [line for line in text.splitlines() if line.partition(":")[0].strip() in _ABOUT_CPU] or [text]
-    threads = os.environ.get("TVM_NUM_THREADS", os.cpu_count())
-    return "\n".join([platform.machine(), f"{threads} threads", *about])
+    return "\n".join([platform.machine(), f"{threads()} threads", *about])

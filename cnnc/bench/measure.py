@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -120,7 +119,7 @@ def check_systems(names: Iterable[str]) -> None:
 def with_batch(graph: Graph, batch: int | None) -> tuple[Graph, int]:
     """The graph at a batch, and that batch: the first dim of its inputs. None is 1, or the one that it has.
 
-    CnncError E0902 for a graph of another batch, without one, or of other element types than f32.
+    CnncError E0902 for a graph of another batch, or of other element types than f32.
     """
     values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
     if any(x.type.dtype is not DType.F32 for x in values):
@@ -147,98 +146,96 @@ def compare(
     raises.
     """
     tell("computing the reference in float64")
-    expected = Expected(case, reference(case))  # with the allowance of a whole network: `cnnc verify` derives its own
+    # With the allowance of a whole network: to derive a bound, as `cnnc verify` does, takes longer than to measure.
+    expected = Expected(case, reference(case))
     expected.check_varied()
-    left_out: dict[str, str] = {}
-    runners: dict[str, _Runner] = {}
+    with ExitStack() as stack:
+        bench = _Bench(case, expected, settings, stack)
+        for name in (CNNC, *peers):
+            tell(f"preparing {name}")
+            bench.attempt(name, bench.start)
+        tell("warming up")
+        for name in list(bench.timed):
+            bench.attempt(name, bench.turn)
+        for number in range(settings.rounds):
+            tell(f"round {number + 1} of {settings.rounds}")
+            for name in list(bench.timed)[:: -1 if number % 2 else 1]:
+                bench.attempt(name, bench.timed_turn)
+    own, *others = bench.timed.values()
+    return Comparison(model, batch, own, tuple(others), bench.left_out)
 
-    def step(name: str, work: Callable[[], object]) -> None:
-        """Do a system's part; a peer that fails is left out from there on."""
+
+class _Bench:
+    """A case and what it should give, the workers and what they have measured so far.
+
+    A system is in `timed` as long as nothing is wrong with it, and in `left_out` from then on.
+    """
+
+    def __init__(self, case: Case, expected: Expected, settings: Settings, stack: ExitStack) -> None:
+        self._case, self._expected, self._settings, self._stack = case, expected, settings, stack
+        self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="cnnc-bench-")))
+        self._workers: dict[str, Worker] = {}
+        self.timed: dict[str, Timed] = {}
+        self.left_out: dict[str, str] = {}
+
+    def attempt(self, name: str, work: Callable[[str], object]) -> None:
+        """Do the work for a system, and leave a peer out that fails. CnncError where cnnc does."""
         try:
-            work()
+            work(name)
         except CnncError as e:
             if name == CNNC:
                 raise
-            left_out[name] = e.diagnostics[0].message.removeprefix(f"`{name}` ")
-            runners.pop(name, None)
+            self.left_out[name] = e.diagnostics[0].message.removeprefix(f"`{name}` ")
+            self.timed.pop(name, None)
+            if name in self._workers:
+                self._workers[name].close()
 
-    with ExitStack() as stack:
-        bench = _Bench(case, expected, settings, Path(stack.enter_context(TemporaryDirectory(prefix="cnnc-bench-"))))
-
-        def start(name: str) -> None:
-            tell(f"preparing {name}")
-            model = bench.model(name)
-            worker = stack.enter_context(Worker(name, settings.threads, settings.limit))
-            runners[name] = bench.start(worker, model)
-
-        for name in (CNNC, *peers):
-            step(name, partial(start, name))
-        for number in range(settings.rounds + 1):  # the first warms up and does not count
-            tell(f"round {number} of {settings.rounds}")
-            for name in sorted(runners, key=list(runners).index, reverse=bool(number % 2)):
-                step(name, partial(runners[name].turn, settings, counts=number > 0))
-    own, *others = (each.timed for each in runners.values())
-    return Comparison(model, batch, own, tuple(others), left_out)
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """A system that is ready to be timed."""
-
-    worker: Worker
-    timed: Timed
-
-    def turn(self, settings: Settings, *, counts: bool) -> None:
-        """Let it run for a turn, after a pause, and keep what it took if that `counts`."""
-        time.sleep(settings.pause)
-        answer = self.worker.ask(do="time", seconds=settings.turn)
-        if counts:
-            self.timed.seconds.append(answer["seconds"])
-            self.timed.peak_bytes = answer["peak_bytes"]
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """A case, what it should give, and a folder for what workers read and write."""
-
-    case: Case
-    expected: Expected
-    settings: Settings
-    folder: Path
-
-    def model(self, name: str) -> Path:
-        """The file of the model for a system, compiled for it unless another has the same. CnncError E0607 where the
-        system is not installed, and what `cnnc.compile` raises."""
-        system, settings = SYSTEMS[name], self.settings
-        if name == CNNC:
-            options: dict[str, Any] = dict(settings.options)
-            program = self._compile(settings.target, optimise=settings.optimise, passes=settings.passes, **options)
-            return program.save(self.folder / f"{name}{system.suffix}")
-        if reason := system.missing():
-            raise error("E0607", reason)
-        path = self.folder / f"{system.target}{system.suffix}"
-        return path if path.exists() else self._compile(system.target, optimise=AS_WRITTEN).save(path)
-
-    def start(self, worker: Worker, model: Path) -> _Runner:
+    def start(self, name: str) -> None:
         """Have a worker load the model, and compare its outputs. CnncErrors as of the worker, and E0801."""
         from safetensors.numpy import load_file
 
-        name = worker.system
-        inputs, outputs = self.folder / "inputs.safetensors", self.folder / "outputs.safetensors"
-        weights.save(inputs, self.case.inputs)
-        threads = self.settings.threads
+        model = self._model(name)
+        worker = self._stack.enter_context(Worker(name, self._settings.threads, self._settings.limit))
+        self._workers[name] = worker
+        inputs, outputs = self._folder / "inputs.safetensors", self._folder / "outputs.safetensors"
+        weights.save(inputs, self._case.inputs)
+        threads = self._settings.threads
         loaded = worker.ask(do="load", system=name, model=str(model), inputs=str(inputs), threads=threads)
         worker.ask(do="run", outputs=str(outputs))
-        agreements = self.expected.compare(load_file(outputs))
+        agreements = self._expected.compare(load_file(outputs))
         if wrong := next((x for x in agreements if x.mismatch), None):
             raise self._mismatch(name, wrong)
-        return _Runner(worker, Timed(name, loaded["version"], loaded["seconds"], max(x.error for x in agreements)))
+        self.timed[name] = Timed(name, loaded["version"], loaded["seconds"], max(x.error for x in agreements))
+
+    def turn(self, name: str) -> dict[str, Any]:
+        """Let a system run for a turn, after a pause, and give what it answers."""
+        time.sleep(self._settings.pause)
+        return self._workers[name].ask(do="time", seconds=self._settings.turn)
+
+    def timed_turn(self, name: str) -> None:
+        """A turn that counts."""
+        answer = self.turn(name)
+        self.timed[name].seconds.append(answer["seconds"])
+        self.timed[name].peak_bytes = answer["peak_bytes"]
+
+    def _model(self, name: str) -> Path:
+        """The file of the model for a system, compiled for it unless another has the same. CnncError E0607 where the
+        system is not installed, and what `cnnc.compile` raises."""
+        system, settings = SYSTEMS[name], self._settings
+        if name == CNNC:
+            options: dict[str, Any] = dict(settings.options)
+            program = self._compile(settings.target, optimise=settings.optimise, passes=settings.passes, **options)
+            return program.save(self._folder / f"{name}{system.suffix}")
+        if reason := system.missing():
+            raise error("E0607", reason)
+        path = self._folder / f"{system.target}{system.suffix}"
+        return path if path.exists() else self._compile(system.target, optimise=AS_WRITTEN).save(path)
 
     def _compile(self, target: str, **how: Any) -> Program:
-        return driver.compile(self.case.graph, target, self.case.weights, **how)
+        return driver.compile(self._case.graph, target, self._case.weights, **how)
 
     def _mismatch(self, name: str, found: Agreement) -> CnncError:
         if name == CNNC:
-            return CnncError((Fault(Setting(self.settings.target), False, self.case, None, found).diagnostic(),))
+            return CnncError((Fault(Setting(self._settings.target), False, self._case, None, found).diagnostic(),))
         far = f"off by {found.error:.1e} of the largest value, {found.bound:.1e} is allowed"
         return error("E0801", f"`{name}` computes another value of output `{found.output}`: {far}")

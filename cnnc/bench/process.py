@@ -26,12 +26,12 @@ THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 class Worker:
     """A system in a process of its own, with `threads` threads. It must answer each request within `limit` seconds.
 
-    To be used in a `with` statement: at its end the process is killed, with all that it started.
+    To be used in a `with` statement, at the end of which it is closed.
     """
 
     def __init__(self, system: str, threads: int, limit: float, command: Sequence[str] | None = None) -> None:
         self.system, self._limit = system, limit
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `close` does
         self._process = subprocess.Popen(
             command or COMMAND, env=os.environ | dict.fromkeys(THREADS, str(threads)), start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -42,6 +42,12 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the process, with all that it started, unless that was done before."""
+        if self._errors.closed:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

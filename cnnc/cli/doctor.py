@@ -13,7 +13,7 @@ from cnnc.cli.options import AS_JSON, Command
 if TYPE_CHECKING:
     from cnnc.target import Status, Target
 
-PACKAGES = ("numpy", "lark", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm")
+PACKAGES = ("numpy", "lark", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm", "openvino")
 TOOLS = ("cc", "gcc", "clang", "nvcc", "nvidia-smi")
 
 

@@ -1,0 +1,95 @@
+"""Depthwise convolution on a CPU: each channel with a window of its own, a vector for the channels of a block.
+
+The sums of some neighbouring columns of a row stay in registers. Each input of a row of the window is loaded once and
+multiplied by the weights of all the columns that see it. Padding is never read, as in `conv_direct`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import te
+from tvm.script.ir_builder import tirx as T
+
+from cnnc_tvm.builder import Expr
+from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
+from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes a kernel is generated with."""
+
+    lanes: int
+    columns: int
+    """Columns of a tile."""
+    chunk: int
+    """Rows that a thread computes of a block of channels at a time."""
+
+
+def choose(shape: ConvShape, machine: Machine) -> Plan:
+    """The widest tile whose sums and weights fit the registers and that leaves the fewest columns over.
+
+    Chunks of rows are as long as leaves each core several.
+    """
+    height, width = shape.out
+    most = min(width, max(2, machine.registers - shape.kernel[1] - 3))
+    columns = min(range(-(-most // 2), most + 1), key=lambda columns: (-width % columns, -columns))
+    tasks = -(-shape.channels // machine.lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
+    chunks = min(height, -(-4 * machine.cores // tasks)) if machine.cores > 1 else 1
+    return Plan(machine.lanes, columns, -(-height // chunks))
+
+
+def pack(weight: Array, plan: Plan) -> Array:
+    """Weights [C, 1, R, S] as [ceil(C / lanes), R, S, lanes], zeros in the lanes past the last channel."""
+    channels, _, r, s = weight.shape
+    full = np.zeros((-(-channels // plan.lanes) * plan.lanes, r, s), weight.dtype)
+    full[:channels] = weight[:, 0]
+    return np.ascontiguousarray(full.reshape(-1, plan.lanes, r, s).transpose(0, 2, 3, 1))
+
+
+def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
+    """Emit the convolution of x by the weights `w` that `pack` made; to be called inside a `T.prim_func`.
+
+    `shape` has as many groups and filters as channels.
+    """
+    height, blocks, chunks = shape.out[0], -(-shape.channels // plan.lanes), -(-shape.out[0] // plan.chunk)
+    with T.parallel(shape.batch * (blocks * chunks)) as task:
+        n = T.bind(task // (blocks * chunks))
+        block = T.bind(task // chunks % blocks)
+        first = T.bind(task % chunks * plan.chunk)
+        sums = [T.alloc_buffer((plan.lanes,)) for _ in range(plan.columns)]
+        with T.serial(te.min(plan.chunk, height - first)) as k:
+            i = T.bind(first + k)
+            for tile in tiles(shape, plan.columns):
+                with T.serial(tile.count) as t:
+                    j = tile.start + t * tile.columns
+                    _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
+                    for m in range(tile.columns):
+                        store(shape, plan.lanes, finish, sums[m], out, n, block, i, j + m)
+
+
+def _tile(shape: ConvShape, plan: Plan, tile: Tile, place: tuple[Expr, ...], sums: list[Any], x: Any, w: Any) -> None:
+    """The sums of a tile that starts at this place (n, block, i, j)."""
+    (n, block, i, j), (sh, sw), (dh, dw), (top, left, _, _) = place, shape.stride, shape.dilation, shape.pads
+    vector = T.ramp(0, 1, plan.lanes)
+    readers: dict[int, list[tuple[int, int]]] = {}  # of each column, from the tile's first: columns of window and tile
+    for begin, end, columns in tile.runs:
+        for s in range(begin, end):
+            for m in columns:
+                readers.setdefault(m * sw + s * dw, []).append((s, m))
+    for total in sums[: tile.columns]:
+        zero(total, plan.lanes)
+    above, below = rows_inside(shape, i)
+    with T.serial(below - above) as q:
+        r = T.bind(above + q)
+        weights = [T.bind(w[block, r, s, vector]) for s in range(shape.kernel[1])]
+        for column, products in sorted(readers.items()):
+            value = T.bind(x[n, block, i * sh - top + r * dh, j * sw - left + column, vector])
+            for s, m in products:
+                T.buffer_store(sums[m], sums[m][vector] + value * weights[s], [vector])
