@@ -107,11 +107,15 @@ class Builder:
         return index if isinstance(index, int) else self._analyzer.simplify(index)
 
     def memory(self, type: TensorType) -> TensorType | None:
-        """The blocks of images that are stored in blocks: of one place they would lie as they do plainly."""
+        """The blocks of images that are stored in blocks, which have sizes in numbers but for the batch.
+
+        Of one place they would lie as they do plainly.
+        """
         if not self.lanes or type.rank != 4 or type.dtype is not DType.F32:
             return None
         n, c, h, w = type.shape
-        if not isinstance(c, int) or 2 * c < self.lanes or (h, w) == (1, 1):
+        known = isinstance(h, int) and isinstance(w, int) and (h, w) != (1, 1)
+        if not isinstance(c, int) or not known or 2 * c < self.lanes:
             return None
         return TensorType((n, -(-c // self.lanes), h, w, self.lanes))
 

@@ -13,9 +13,9 @@ import numpy as np
 from tvm import te
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.builder import Expr
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
 from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
+from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array

@@ -64,14 +64,14 @@ def _places(sch: Any, result: Any) -> None:
 
 def _blocks(sch: Any, reduction: Any, result: Any) -> None:
     """Place by place: the sums of a block of channels are a vector."""
-    n, block, row, column, lane = sch.get_loops(result)
+    n, block, row, column, _ = sch.get_loops(result)
     sch.parallel(sch.fuse(n, block, row))
-    sch.vectorize(lane)
     sch.compute_at(reduction, column)
     reduced = _reduced_loops(sch, reduction)
     lane = sch.get_loops(reduction)[-len(reduced) - 1]
     sch.reorder(*reduced, lane)
     sch.vectorize(lane)
+    sch.vectorize(sch.get_loops(result)[-1])
     sch.decompose_reduction(reduction, reduced[0])
 
 
