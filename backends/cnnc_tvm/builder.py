@@ -26,6 +26,7 @@ from cnnc.target import numpy_dtype
 from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.plan import Step
 from cnnc_tvm.tensor import (
+    KERNEL,
     MOVES,
     POINTS,
     STORED,
@@ -194,7 +195,7 @@ class Builder:
         y = self._stored(x.type) if memory is None else self._stored_in_blocks(x.type, memory)
         if x.kernel is not None:
             operands, body = self._kernel_body(x.kernel, x, y)
-            loops = WRITTEN
+            loops = KERNEL
         else:
             result = x.te if memory is None and x.type.dtype is DType.F32 else None
             if result is None and memory is None:

@@ -10,7 +10,7 @@ from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import conv_direct
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.tensor import WRITTEN, Expr, Kernel, Tensor
+from cnnc_tvm.tensor import KERNEL, Expr, Kernel, Tensor
 
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -32,7 +32,7 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
 
     heart = b.heart(out)
     kernel = Kernel(heart, (image or b.plain(x), packed), write)
-    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=WRITTEN, kernel=kernel)
+    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
 
 
 def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:

@@ -7,6 +7,7 @@ name the same bytes, as TVM promises to LLVM and nvcc.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate, chain
@@ -94,18 +95,19 @@ def overwritable(function: Function) -> tuple[int, ...]:
         return ()
     body = function.body
     *operands, result = (x for x in body.params if isinstance(x.ty, tirx.BufferType))
-    other: set[Any] = set()
+    reads: Counter[Any] = Counter()
+    same: Counter[Any] = Counter()
 
     def visit(store: Any) -> None:
         def read(load: Any) -> None:
-            same = store.buffer.same_as(result) and _equal(load.indices, store.indices)
-            if not same:
-                other.add(load.source)
+            if store.buffer.same_as(result) and _equal(load.indices, store.indices):
+                same[load.source] += 1
 
         tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, read))
 
+    tvm_ffi.structural_walk(body.body, (tvm.ir.TensorLoad, lambda load: reads.update([load.source])))
     tvm_ffi.structural_walk(body.body, (tirx.BufferStore, visit))
-    return () if result in other else tuple(i for i, x in enumerate(operands) if x not in other)
+    return tuple(i for i, x in enumerate(operands) if reads[x] == same[x] and reads[result] == same[result])
 
 
 def _equal(left: Any, right: Any) -> bool:

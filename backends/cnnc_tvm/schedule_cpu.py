@@ -11,7 +11,7 @@ from cnnc_tvm.tensor import Function, Loops
 
 def schedule(function: Function) -> Any:
     """The function's body with its loops ordered for a CPU."""
-    if function.loops.kind == "written":
+    if function.loops.kind in ("kernel", "written"):
         return function.body
     sch = s_tir.Schedule(function.body)
     reduction, result = prepare(sch)

@@ -27,6 +27,8 @@ class Loops:
     - windows: a reduction over a small window, neighbours in the last axis reading neighbours;
     - lanes: a convolution or matrix product with its output channels in blocks of `lanes` (the last axis of the
       reduction), computed for `tile` neighbours in the axis before at a time;
+    - kernel: statements in the order they are to run, which read an operand of the result's shape, if it is not an
+      operand of the kernel itself, only where they write the result;
     - written: statements in the order they are to run.
 
     With `blocked` the result is stored in blocks of channels: its last axis is the channels of a block.
@@ -42,7 +44,9 @@ class Loops:
         return self.kind not in ("points", "moves")
 
 
-POINTS, MOVES, SUMS, WINDOWS, WRITTEN = map(Loops, ("points", "moves", "sums", "windows", "written"))
+POINTS, MOVES, SUMS, WINDOWS, KERNEL, WRITTEN = map(
+    Loops, ("points", "moves", "sums", "windows", "kernel", "written")
+)
 
 
 @dataclass(frozen=True, eq=False)
