@@ -208,10 +208,11 @@ class _Kernel:
                 with T.serial(count) as r:
                     self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
         start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
-        for u, m in places:
-            y, x = self.place(i + u, j + m)
-            for k, total in enumerate(sums[u, m]):
-                store(self.shape, self.plan.lanes, self.finish, total, self.out, n, start + k, y, x)
+        done = {(u, m, k): total for (u, m), column in sums.items() for k, total in enumerate(column)}
+        store(
+            self.original, self.plan.lanes, self.finish, done, self.out,
+            n, start, lambda u, m: self.place(i + u, j + m),
+        )  # fmt: skip
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
         """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""
