@@ -173,15 +173,15 @@ class _Kernel:
             group, n, first = T.bind(group), T.bind(rest // chunks), T.bind(rest % chunks * plan.chunk)
             places = range(plan.rows * plan.columns)
             self.sums = [[T.alloc_buffer((plan.lanes,)) for _ in range(plan.blocks)] for _ in places]
-            full, rest = divmod(self.blocks, plan.blocks)
-            if not rest:
+            full, last = divmod(self.blocks, plan.blocks)
+            if not last:
                 self.chunk(n, group, first, plan.blocks)
                 return
             with T.If(group % self.passes < full):
                 with T.Then():
                     self.chunk(n, group, first, plan.blocks)
                 with T.Else():
-                    self.chunk(n, group, first, rest)
+                    self.chunk(n, group, first, last)
 
     def chunk(self, n: Expr, group: Expr, first: Expr, blocks: int) -> None:
         plan, height = self.plan, self.shape.out[0]
