@@ -14,6 +14,7 @@ from cnnc.ir.types import TensorType
 from cnnc.verification.case import Case, reference
 from cnnc_tvm.conv_direct import Plan, choose, pack, write
 from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.scalar import exp
 from conv_kernels import blocked, filled, run
 from numerics import assert_node_agrees, random_inputs, random_weights, single
 
@@ -103,3 +104,19 @@ def test_epilogue_knows_its_element(kernel: int) -> None:
     y = run(emit, shape, 16, x, packed, blocked(other, 16))
     expected = reference(Case(graph, weights, inputs))["y"] + other
     np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_epilogue_that_calls_functions() -> None:
+    shape = ConvShape(1, 16, 24, (7, 7), (3, 3), pads=SAME)
+    plan = choose(shape, AVX512)
+    assert plan.rows == plan.blocks == 2
+    op = ops.Conv(24, 3, pad=1)
+    graph = single(op, TensorType((1, 16, 7, 7)))
+    weights, inputs = random_weights(graph), random_inputs(graph)
+
+    def emit(x: Any, w: Any, b: Any, out: Any) -> None:
+        write(shape, plan, lambda value, n, o, i, j: exp(value + b[o]), x, w, out)
+
+    x, bias = blocked(inputs["x0"], 16), filled(weights["node.bias"], 16)
+    y = run(emit, shape, 16, x, pack(weights["node.weight"], plan), bias)
+    np.testing.assert_allclose(y, np.exp(reference(Case(graph, weights, inputs))["y"]), rtol=1e-4)

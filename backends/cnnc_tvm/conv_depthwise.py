@@ -7,6 +7,7 @@ multiplied by the weights of all the columns that see it. Padding is never read,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,8 +71,12 @@ def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any
                 with T.serial(tile.count) as t:
                     j = tile.start + t * tile.columns
                     _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
-                    for m in range(tile.columns):
-                        store(shape, plan.lanes, finish, sums[m], out, n, block, i, j + m)
+                    done = {(0, m, 0): total for m, total in enumerate(sums[: tile.columns])}
+                    store(shape, plan.lanes, finish, done, out, n, block, partial(_place, i, j))
+
+
+def _place(i: Expr, j: Expr, u: Expr, m: Expr) -> tuple[Expr, Expr]:
+    return i + u, j + m
 
 
 def _tile(shape: ConvShape, plan: Plan, tile: Tile, place: tuple[Expr, ...], sums: list[Any], x: Any, w: Any) -> None:

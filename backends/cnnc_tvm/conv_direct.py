@@ -173,15 +173,15 @@ class _Kernel:
             group, n, first = T.bind(group), T.bind(rest // chunks), T.bind(rest % chunks * plan.chunk)
             places = range(plan.rows * plan.columns)
             self.sums = [[T.alloc_buffer((plan.lanes,)) for _ in range(plan.blocks)] for _ in places]
-            full, rest = divmod(self.blocks, plan.blocks)
-            if not rest:
+            full, last = divmod(self.blocks, plan.blocks)
+            if not last:
                 self.chunk(n, group, first, plan.blocks)
                 return
             with T.If(group % self.passes < full):
                 with T.Then():
                     self.chunk(n, group, first, plan.blocks)
                 with T.Else():
-                    self.chunk(n, group, first, rest)
+                    self.chunk(n, group, first, last)
 
     def chunk(self, n: Expr, group: Expr, first: Expr, blocks: int) -> None:
         plan, height = self.plan, self.shape.out[0]
@@ -208,10 +208,11 @@ class _Kernel:
                 with T.serial(count) as r:
                     self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
         start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
-        for u, m in places:
-            y, x = self.place(i + u, j + m)
-            for k, total in enumerate(sums[u, m]):
-                store(self.shape, self.plan.lanes, self.finish, total, self.out, n, start + k, y, x)
+        done = {(u, m, k): total for (u, m), column in sums.items() for k, total in enumerate(column)}
+        store(
+            self.original, self.plan.lanes, self.finish, done, self.out,
+            n, start, lambda u, m: self.place(i + u, j + m),
+        )  # fmt: skip
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
         """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""

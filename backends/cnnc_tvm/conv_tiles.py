@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
+import tvm_ffi
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -66,15 +69,44 @@ def zero(accumulator: Any, lanes: int) -> None:
 
 
 def store(
-    shape: ConvShape, lanes: int, finish: Finish, accumulator: Any, out: Any, n: Expr, block: Expr, i: Expr, j: Expr
-) -> None:
-    """Finish the sums of a block of filters at one place, and write them."""
-    with T.vectorized(lanes) as lane:
-        channel = block * lanes + lane
-        value = finish(accumulator[lane], n, channel, i, j)
-        if shape.filters % lanes:
-            value = tirx.Select(channel < shape.filters, value, tirx.const(0.0, "float32"))
-        T.buffer_store(out, value, [n, block, i, j, lane])
+    shape: ConvShape, lanes: int, finish: Finish, sums: Mapping[tuple[int, int, int], Any], out: Any,
+    n: Expr, block: Expr, place: Callable[[Expr, Expr], tuple[Expr, Expr]],
+) -> None:  # fmt: skip
+    """Finish the sums of a tile, which has these for its rows, columns and blocks from 0, and write them.
+
+    `block` is its first block, `place` gives the row and the column of `out`. An epilogue that calls functions would
+    empty the registers at each call, and fill the code: it is applied in a loop to what has been written.
+    """
+
+    def write(finish: Finish, read: Callable[[Expr], Expr], block: Expr, i: Expr, j: Expr) -> None:
+        with T.vectorized(lanes) as lane:
+            channel = block * lanes + lane
+            value = finish(read(lane), n, channel, i, j)
+            if shape.filters % lanes:
+                value = tirx.Select(channel < shape.filters, value, tirx.const(0.0, "float32"))
+            T.buffer_store(out, value, [n, block, i, j, lane])
+
+    later = _calls(finish)
+    for (u, m, k), total in sums.items():
+        write(_as_it_is if later else finish, total.__getitem__, block + k, *place(u, m))
+    if later:
+        rows, columns, blocks = (max(axis) + 1 for axis in zip(*sums, strict=True))
+        with T.serial(blocks) as k, T.serial(rows) as u, T.serial(columns) as m:
+            i, j = place(u, m)
+            write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j)
+
+
+def _as_it_is(value: Expr, *_: Expr) -> Expr:
+    return value
+
+
+def _calls(finish: Finish) -> bool:
+    """Whether the epilogue calls functions of a library."""
+    names: list[str] = []
+    value, index = tirx.Var("value", "float32"), tirx.Var("index", "int32")
+    call = (tvm.ir.Call, lambda x: names.append(x.op.name))
+    tvm_ffi.structural_walk(finish(value, index, index, index, index), call)
+    return "tirx.call_pure_extern" in names
 
 
 def prefetch(buffer: Any, *index: Expr) -> None:
