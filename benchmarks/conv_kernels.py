@@ -64,7 +64,8 @@ def case(shape: Any, machine: Any, winograd: Any) -> Case:
 
     def write(kernel: Any, plan: Any) -> Callable[[Any, Any, Any, Any], None]:
         def finish(b: Any) -> Any:
-            return lambda value, n, o, i, j: tirx.max(value + b[o], tirx.const(0, "float32"))
+            zero = tirx.const(0, "float32")
+            return lambda value, n, block, lane, i, j: tirx.max(value + b[block * lanes + lane], zero)
 
         return lambda x, w, b, out: kernel.write(shape, plan, finish(b), x, w, out)
 

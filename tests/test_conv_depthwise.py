@@ -34,7 +34,7 @@ def check(shape: ConvShape, plan: Plan, batch: int) -> None:
     weights, inputs = random_weights(graph), random_inputs(graph)
 
     def emit(x: Any, w: Any, b: Any, out: Any) -> None:
-        write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
+        write(shape, plan, lambda value, n, block, lane, i, j: value + b[block * plan.lanes + lane], x, w, out)
 
     x = blocked(inputs["x0"], plan.lanes)
     bias = filled(weights["node.bias"], plan.lanes)

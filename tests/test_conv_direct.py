@@ -48,7 +48,7 @@ def check(shape: ConvShape, plan: Plan, batch: int | None = None) -> None:
     x = inputs["x0"] if plan.depth == 1 else blocked(inputs["x0"], plan.lanes)
 
     def emit(x: Any, w: Any, b: Any, out: Any) -> None:
-        write(shape, plan, lambda value, n, o, i, j: value + b[o], x, w, out)
+        write(shape, plan, lambda value, n, block, lane, i, j: value + b[block * plan.lanes + lane], x, w, out)
 
     y = run(emit, shape, plan.lanes, x, pack(kernel, plan, shape.groups), filled(bias, plan.lanes))
     assert_node_agrees(graph, weights, inputs, {"y": y})
@@ -98,7 +98,7 @@ def test_epilogue_knows_its_element(kernel: int) -> None:
     other = np.random.default_rng(0).integers(-9, 9, (2, 32, 6, 7)).astype(np.float32)
 
     def emit(x: Any, w: Any, other: Any, out: Any) -> None:
-        write(shape, plan, lambda value, n, o, i, j: value + other[n, o // 16, i, j, o % 16], x, w, out)
+        write(shape, plan, lambda value, n, block, lane, i, j: value + other[n, block, i, j, lane], x, w, out)
 
     x, packed = blocked(inputs["x0"], 16), pack(weights["node.weight"], plan)
     y = run(emit, shape, 16, x, packed, blocked(other, 16))
@@ -115,7 +115,7 @@ def test_epilogue_that_calls_functions() -> None:
     weights, inputs = random_weights(graph), random_inputs(graph)
 
     def emit(x: Any, w: Any, b: Any, out: Any) -> None:
-        write(shape, plan, lambda value, n, o, i, j: exp(value + b[o]), x, w, out)
+        write(shape, plan, lambda value, n, block, lane, i, j: exp(value + b[block * 16 + lane]), x, w, out)
 
     x, bias = blocked(inputs["x0"], 16), filled(weights["node.bias"], 16)
     y = run(emit, shape, 16, x, pack(weights["node.weight"], plan), bias)

@@ -39,9 +39,8 @@ def error(shape: ConvShape, plan: Plan, x: Array) -> float:
     residual = rng.standard_normal((len(x), shape.filters, *shape.out), np.float32)
 
     def kernel(x: Any, w: Any, residual: Any, out: Any) -> None:
-        def finish(value: Any, n: Any, o: Any, i: Any, j: Any) -> Any:
-            other = residual[n, tirx.indexdiv(o, plan.lanes), i, j, tirx.indexmod(o, plan.lanes)]
-            return tirx.max(value + other, tirx.const(0, "float32")) + tirx.const(1, "float32")
+        def finish(value: Any, n: Any, block: Any, lane: Any, i: Any, j: Any) -> Any:
+            return tirx.max(value + residual[n, block, i, j, lane], tirx.const(0, "float32")) + tirx.const(1, "float32")
 
         write(shape, plan, finish, x, w, out)
 

@@ -120,18 +120,15 @@ class Builder:
             return None
         return TensorType((n, -(-c // self.lanes), h, w, self.lanes))
 
-    def in_blocks(self, x: Tensor) -> Tensor | None:
-        """The stored tensor [N, ceil(C / lanes), H, W, lanes] of images; None where these are stored plainly."""
-        memory = self.memory(x.type)
-        if memory is None:
-            return None
-        if x.blocks is None and x.loops is not None:
-            x = self.store(x)
+    def in_blocks(self, x: Tensor) -> Tensor:
+        """The stored tensor [N, ceil(C / lanes), H, W, lanes] of images that `memory` has in blocks."""
+        x = self.store(x)
         if x.blocks is None:
-            number = self.number(x)
+            number, memory = self.number(x), self.memory(x.type)
             if number not in self._blocks:
                 self._blocks[number] = self._store(replace(x, loops=MOVES, te=None, label="blocks"), memory)
             x = self._blocks[number]
+        assert x.blocks is not None
         return x.blocks
 
     def plain(self, x: Tensor) -> Tensor:
@@ -290,11 +287,10 @@ class Builder:
             y = self._stored(type)
         else:
             sizes = [size for x in xs[:-1] if isinstance(size := x.type.shape[1], int)]
-            whole = axis != 1 or all(size % self.lanes == 0 for size in sizes)
-            blocks = [self.in_blocks(x) for x in xs] if whole else []
-            parts = [self.number(x) for x in blocks if x is not None]
-            if len(parts) < len(xs):
+            within = axis == 1 and any(size % self.lanes for size in sizes)
+            if within or any(self.memory(x.type) is None for x in xs):
                 return None
+            parts = [self.number(self.in_blocks(x)) for x in xs]
             y = self._stored_in_blocks(type, memory)
         self.joined[self.number(y)] = axis
         self._made.add(self.number(y))

@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 from cnnc_tvm.tensor import Expr
 
-Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], Expr]
-"""The epilogue of an element: `finish(value, n, o, i, j)` of the sum for image n, channel o, row i and column j.
+Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr, Expr], Expr]
+"""The epilogue of an element: `finish(value, n, block, lane, i, j)` of the sum at a lane of a block of channels.
 
-It is applied to whole vectors, so that o runs up to the end of the last block: what it reads must lie there as well.
+It is applied to whole vectors, past the last channel as well: what it reads must lie there.
 """
 
 

@@ -80,10 +80,9 @@ def store(
 
     def write(finish: Finish, read: Callable[[Expr], Expr], block: Expr, i: Expr, j: Expr) -> None:
         with T.vectorized(lanes) as lane:
-            channel = block * lanes + lane
-            value = finish(read(lane), n, channel, i, j)
+            value = finish(read(lane), n, block, lane, i, j)
             if shape.filters % lanes:
-                value = tirx.Select(channel < shape.filters, value, tirx.const(0.0, "float32"))
+                value = tirx.Select(block * lanes + lane < shape.filters, value, tirx.const(0.0, "float32"))
             T.buffer_store(out, value, [n, block, i, j, lane])
 
     later = _calls(finish)
@@ -105,7 +104,7 @@ def _calls(finish: Finish) -> bool:
     names: list[str] = []
     value, index = tirx.Var("value", "float32"), tirx.Var("index", "int32")
     call = (tvm.ir.Call, lambda x: names.append(x.op.name))
-    tvm_ffi.structural_walk(finish(value, index, index, index, index), call)
+    tvm_ffi.structural_walk(finish(value, index, index, index, index, index), call)
     return "tirx.call_pure_extern" in names
 
 

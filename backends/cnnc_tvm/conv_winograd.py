@@ -234,7 +234,7 @@ class _Kernel:
                         j = tj * self.m + s
                         with T.If(j < width), T.Then(), T.vectorized(self.lanes) as lane:
                             channel = block * self.lanes + lane
-                            value = finish(half[k, s, lane], n, channel, i, j)
+                            value = finish(half[k, s, lane], n, block, lane, i, j)
                             if self.shape.filters % self.lanes:
                                 value = tirx.Select(channel < self.shape.filters, value, tirx.const(0, "float32"))
                             T.buffer_store(out, value, [n, block, i, j, lane])

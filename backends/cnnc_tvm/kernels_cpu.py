@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm import conv_direct
+from cnnc_tvm import conv_depthwise, conv_direct
 from cnnc_tvm.builder import Builder
-from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.tensor import KERNEL, Expr, Kernel, Tensor
+from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A kernel for a shape."""
+
+    plan: object
+    """Its sizes, which the packed weights depend on."""
+    pack: Callable[[Array], Array]
+    write: Callable[..., None]
+    """`write(finish, x, weights, y)` emits its statements."""
 
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -18,24 +33,20 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
     shape = _shape(b, op, x.type)
     if b.machine is None or shape is None or b.memory(out) is None:
         return None
-    lanes = b.machine.lanes
-    if op.groups > 1 and (shape.channels // op.groups % lanes or shape.filters // op.groups % lanes):
+    plain = b.memory(x.type) is None
+    choice = _choose(shape, b.machine, plain=plain)
+    if choice is None:
         return None
-    image = b.in_blocks(x)
-    if image is None and op.groups > 1:
-        return None
-    plan = conv_direct.choose(shape, b.machine, plain=image is None)
-    packed = b.packed(weight, f"{plan}", lambda w: conv_direct.pack(w, plan, op.groups))
-
-    def write(finish: Callable[..., Expr], x: Any, w: Any, y: Any) -> None:
-        conv_direct.write(shape, plan, _by_channel(finish, lanes), x, w, y)
-
+    image = b.plain(x) if plain else b.in_blocks(x)
+    packed = b.packed(weight, f"{choice.plan}", choice.pack)
     heart = b.heart(out)
-    kernel = Kernel(heart, (image or b.plain(x), packed), write)
-    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+    return Tensor(
+        TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=Kernel(heart, (image, packed), choice.write)
+    )
 
 
 def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:
+    """The shape of a convolution of f32 images whose sizes are numbers, but for the batch."""
     n, c, h, w = x.shape
     if x.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
         return None
@@ -45,9 +56,21 @@ def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:
     )
 
 
-def _by_channel(finish: Callable[..., Expr], lanes: int) -> Finish:
-    def finish_channel(value: Expr, n: Expr, o: Expr, i: Expr, j: Expr) -> Expr:
-        block, lane = o.a, o.b
-        return finish(value, n, block.a, lane, i, j)
+def _choose(shape: ConvShape, machine: Machine, *, plain: bool) -> _Choice | None:
+    """The kernel for a shape, on images that lie plainly or in blocks of channels."""
+    groups, lanes = shape.groups, machine.lanes
+    if groups == shape.channels == shape.filters and not plain:
+        by_channel = conv_depthwise.choose(shape, machine)
 
-    return finish_channel
+        def write_depthwise(finish: Any, x: Any, w: Any, y: Any) -> None:
+            conv_depthwise.write(shape, by_channel, finish, x, w, y)
+
+        return _Choice(by_channel, lambda w: conv_depthwise.pack(w, by_channel), write_depthwise)
+    if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
+        return None
+    plan = conv_direct.choose(shape, machine, plain=plain)
+
+    def write(finish: Any, x: Any, w: Any, y: Any) -> None:
+        conv_direct.write(shape, plan, finish, x, w, y)
+
+    return _Choice(plan, lambda w: conv_direct.pack(w, plan, groups), write)

@@ -107,7 +107,9 @@ def overwritable(function: Function) -> tuple[int, ...]:
 
     tvm_ffi.structural_walk(body.body, (tvm.ir.TensorLoad, lambda load: reads.update([load.source])))
     tvm_ffi.structural_walk(body.body, (tirx.BufferStore, visit))
-    return tuple(i for i, x in enumerate(operands) if reads[x] == same[x] and reads[result] == same[result])
+    if reads[result] and (function.loops.kind == "kernel" or reads[result] != same[result]):
+        return ()
+    return tuple(i for i, x in enumerate(operands) if reads[x] == same[x])
 
 
 def _equal(left: Any, right: Any) -> bool:
