@@ -217,17 +217,17 @@ class Builder:
         value = stored(x.element(n, c, i, j), DType.F32)
         if channels % self.lanes == 0:
             return value
-        # What may be read past the last channel is computed, so that lanes need no branch.
-        if all(source.op in self._full for source in _sources(value)):
-            return tirx.Select(c < channels, value, tirx.const(0.0, "float32"))
-        return tirx.if_then_else(c < channels, value, tirx.const(0.0, "float32"))
+        # Lanes need no branch: past the last channel is read what lies there in blocks, and that channel elsewhere.
+        if any(source.op not in self._full and _mentions(index, lane) for source, *index in _loads(value)):
+            value = stored(x.element(n, te.min(c, channels - 1), i, j), DType.F32)
+        return tirx.Select(c < channels, value, tirx.const(0.0, "float32"))
 
     def _kernel_body(self, kernel: Kernel, x: Tensor, y: Tensor) -> tuple[list[Any], Any]:
         """The placeholders that a kernel reads, those of what becomes of its elements as well, and its function."""
         first = [operand.te for operand in kernel.operands]
         index = [tirx.Var(name, "int32") for name in ("n", "block", "i", "j", "lane")]
-        taken = _sources(self.at_lane(x, *index))
-        more = [source for source in taken if source.op not in {kernel.heart.op, *(t.op for t in first)}]
+        taken = _loads(self.at_lane(x, *index))
+        more = [source for source, *_ in taken if source.op not in {kernel.heart.op, *(t.op for t in first)}]
         operands = [*first, *{source.op: source for source in more}.values()]
 
         def statements(*buffers: Any) -> None:
@@ -235,7 +235,7 @@ class Builder:
 
             def finish(value: Expr, n: Expr, block: Expr, lane: Expr, i: Expr, j: Expr) -> Expr:
                 def read(call: Any) -> Any:
-                    if not _loads(call):
+                    if not _is_load(call):
                         return call
                     source, *index = call.args
                     return value if source.op == kernel.heart.op else where[source.op][tuple(index)]
@@ -394,21 +394,29 @@ def _is_one(size: Expr) -> bool:
     return isinstance(size, int) and size == 1
 
 
-def _loads(call: Any) -> bool:
+def _is_load(call: Any) -> bool:
     """Whether it reads an element of a tensor of TE."""
     return bool(call.op == ir.Op.get("te.tensor_load"))
 
 
-def _sources(value: Expr) -> list[Any]:
-    """The tensors of TE that an expression reads."""
+def _loads(value: Expr) -> list[Any]:
+    """The tensors of TE that an expression reads, each with its index."""
     found: list[Any] = []
 
     def visit(call: Any) -> None:
-        if _loads(call):
-            found.append(call.args[0])
+        if _is_load(call):
+            found.append(tuple(call.args))
 
     tvm_ffi.structural_walk(value, (ir.Call, visit))
     return found
+
+
+def _mentions(index: Iterable[Expr], var: Expr) -> bool:
+    """Whether one of these expressions holds a variable."""
+    found: list[Any] = []
+    for i in index:
+        tvm_ffi.structural_walk(i, (tirx.Var, lambda x: found.append(x.same_as(var))))
+    return any(found)
 
 
 def _filled(array: Array, lanes: int) -> Array:

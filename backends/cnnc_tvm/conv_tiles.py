@@ -75,11 +75,14 @@ def store(
     """Finish the sums of a tile, which has these for its rows, columns and blocks from 0, and write them.
 
     `block` is its first block, `place` gives the row and the column of `out`. An epilogue that calls functions would
-    empty the registers at each call, and fill the code: it is applied in a loop to what has been written.
+    empty the registers at each call, and fill the code: it is applied in a loop to what has been written, and not to
+    vectors, which TVM would have to take apart.
     """
 
-    def write(finish: Finish, read: Callable[[Expr], Expr], block: Expr, i: Expr, j: Expr) -> None:
-        with T.vectorized(lanes) as lane:
+    def write(
+        finish: Finish, read: Callable[[Expr], Expr], block: Expr, i: Expr, j: Expr, loop: Callable[..., Any]
+    ) -> None:
+        with loop(lanes) as lane:
             value = finish(read(lane), n, block, lane, i, j)
             if shape.filters % lanes:
                 value = tirx.Select(block * lanes + lane < shape.filters, value, tirx.const(0.0, "float32"))
@@ -87,12 +90,12 @@ def store(
 
     later = _calls(finish)
     for (u, m, k), total in sums.items():
-        write(_as_it_is if later else finish, total.__getitem__, block + k, *place(u, m))
+        write(_as_it_is if later else finish, total.__getitem__, block + k, *place(u, m), T.vectorized)
     if later:
         rows, columns, blocks = (max(axis) + 1 for axis in zip(*sums, strict=True))
         with T.serial(blocks) as k, T.serial(rows) as u, T.serial(columns) as m:
             i, j = place(u, m)
-            write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j)
+            write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j, T.serial)
 
 
 def _as_it_is(value: Expr, *_: Expr) -> Expr:

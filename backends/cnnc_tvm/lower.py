@@ -75,7 +75,7 @@ def lower(graph: Graph, weights: Weights, rules: Rules[Rule], machine: Machine |
     values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())
-    outputs = {x: values[x] for x in graph.inputs}
+    outputs: dict[Value, Tensor] = {x: values[x] for x in graph.inputs}
     for node in graph.nodes:
         b.node, b.label = node.name, node.op.name
         try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import s_tir, tirx
+import tvm_ffi
+from tvm import ir, s_tir, tirx
 
 from cnnc_tvm.tensor import Function, Loops
+
+_BRANCH = ir.Op.get("prim.if_then_else")
 
 
 def schedule(function: Function) -> Any:
@@ -58,8 +61,8 @@ def _elements(sch: Any, result: Any, *, fuse: bool) -> None:
 def _places(sch: Any, result: Any) -> None:
     """Row by row; the channels of a block are a vector."""
     n, block, row, _, lane = sch.get_loops(result)
+    _vectorise(sch, result, lane)
     sch.parallel(sch.fuse(n, block, row))
-    sch.vectorize(lane)
 
 
 def _blocks(sch: Any, reduction: Any, result: Any) -> None:
@@ -70,9 +73,23 @@ def _blocks(sch: Any, reduction: Any, result: Any) -> None:
     reduced = _reduced_loops(sch, reduction)
     lane = sch.get_loops(reduction)[-len(reduced) - 1]
     sch.reorder(*reduced, lane)
-    sch.vectorize(lane)
-    sch.vectorize(sch.get_loops(result)[-1])
+    _vectorise(sch, reduction, lane)
+    _vectorise(sch, result, sch.get_loops(result)[-1])
     sch.decompose_reduction(reduction, reduced[0])
+
+
+def _vectorise(sch: Any, block: Any, lane: Any) -> None:
+    """The loop over the lanes as vectors, unless lanes branch: TVM takes such loops apart, and stumbles over `Let`."""
+    index = sch.get(block).iter_vars[4].var
+    branches: list[bool] = []
+
+    def visit(call: Any) -> None:
+        if call.op.same_as(_BRANCH):
+            tvm_ffi.structural_walk(call.args[0], (tirx.Var, lambda x: branches.append(x.same_as(index))))
+
+    tvm_ffi.structural_walk(sch.get(block).body, (ir.Call, visit))
+    if not any(branches):
+        sch.vectorize(lane)
 
 
 def _sums(sch: Any, reduction: Any, result: Any) -> None:
