@@ -54,7 +54,7 @@ def test_the_whole_agrees(target: str, case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("target", ["cpu", "narrow", "cuda"])
 @settings(max_examples=5)
 @given(case=cases())
 def test_native_code_agrees(target: str, case: Case) -> None:
