@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from operator import sub
 from typing import Any
 
 import numpy as np
@@ -128,7 +127,7 @@ def avgpool(op: ops.AvgPool, e: Emitter, x: Ref) -> Tensor:
     counted = _each(minimum, op.pads(x.type), pads) if op.count_include_pad else (0, 0, 0, 0)
     one = numpy_helper.from_array(np.ones(1, numpy_dtype(x.type.dtype)))
     ones = pad(e, e("ConstantOfShape", e("Shape", x), value=one), counted, 1)
-    ones = pad(e, ones, _each(sub, pads, counted), 0)
+    ones = pad(e, ones, _each(lambda p, q: p - q, pads, counted), 0)
     means, shares = (e("AveragePool", y, kernel_shape=op.kernel, strides=op.stride) for y in (pad(e, x, pads, 0), ones))
     return e("Div", means, shares)
 

@@ -113,30 +113,28 @@ def _windows(sch: Any, reduction: Any, result: Any) -> None:
 
 def _lanes(sch: Any, reduction: Any, result: Any, form: Loops) -> None:
     """A tile of places times a block of channels in registers, the whole reduction around it."""
-    lanes, tile = form.lanes, form.tile
+    loops = sch.get_loops(result)
     if form.blocked:
-        n, blocks, row, column, lane = sch.get_loops(result)
-        block, part = sch.split(blocks, [None, lanes // sch.get(lane).extent])
-        tiles, place = sch.split(column, [None, tile])
+        n, blocks, row, column, lane = loops
+        block, part = sch.split(blocks, [None, form.lanes // sch.get(lane).extent])
+        tiles, place = sch.split(column, [None, form.tile])
         sch.reorder(n, block, row, tiles, part, place, lane)
-        places = [row, column]
-    else:
-        n, channels, *places = sch.get_loops(result)
-        block, lane = sch.split(channels, [None, lanes])
-    if places and not form.blocked:
-        row, column = places
-        tiles, place = sch.split(column, [None, tile])
+        outer = [n, block, row]
+    elif len(loops) == 4:
+        n, channels, row, column = loops
+        block, lane = sch.split(channels, [None, form.lanes])
+        tiles, place = sch.split(column, [None, form.tile])
         sch.reorder(n, block, row, tiles, lane, place)
-    if places:
-        sch.parallel(sch.fuse(n, block, row))
-        sch.compute_at(reduction, tiles)
+        outer = [n, block, row]
     else:
-        sch.reorder(n, block, lane)
-        whole = sch.fuse(n, block)
-        sch.parallel(whole)
-        sch.compute_at(reduction, whole)
+        n, channels = loops
+        block, lane = sch.split(channels, [None, form.lanes])
+        tiles, outer = None, [n, block]
+    whole = sch.fuse(*outer)
+    sch.parallel(whole)
+    sch.compute_at(reduction, tiles or whole)
     reduced = _reduced_loops(sch, reduction)
-    inner = sch.get_loops(reduction)[2 if places else 1 : -len(reduced)]
+    inner = sch.get_loops(reduction)[2 if tiles else 1 : -len(reduced)]
     sch.reorder(*reduced, *inner)
     sch.vectorize(inner[-1])
     for loop in inner[:-1]:
