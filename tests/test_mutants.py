@@ -38,7 +38,7 @@ from cnnc.verification import Case, Expected, random_inputs, random_weights
 from cnnc_numpy.kernels import conv, norm, pool, shape
 from cnnc_onnx import rules_norm, rules_pointwise, rules_window
 from cnnc_torch import rules_modules
-from cnnc_tvm import rules_dense, rules_dense_cpu, rules_shape, scalar
+from cnnc_tvm import conv_direct, rules_dense, rules_shape, scalar
 from cnnc_tvm import rules_norm as tvm_norm
 from cnnc_tvm.lower import TABLES
 from cnnc_tvm.rules import CPU
@@ -264,8 +264,8 @@ MUTANTS = (
         "y = x -> log_softmax", "cpu",
     ),
     Mutant(
-        "last channel not packed", rules_dense_cpu._blocks, "full[: len(weight)] = weight",
-        "full[: len(weight) - 1] = weight[:-1]", "y = x -> conv(9, 3)", "cpu",
+        "last channel not packed", conv_direct.pack, "full[:, :per_group, :channels] = weight.reshape",
+        "per_group -= 1; full[:, :per_group, :channels] = weight[:-1].reshape", "y = x -> conv(9, 3)", "cpu",
     ),
     Mutant(
         "all groups read the first channels", cpu(ops.Conv(1, 1)),

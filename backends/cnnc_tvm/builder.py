@@ -120,6 +120,13 @@ class Builder:
             return None
         return TensorType((n, -(-c // self.lanes), h, w, self.lanes))
 
+    def image(self, x: Tensor) -> tuple[Tensor, int]:
+        """A stored tensor of blocks that holds images which `memory` has in blocks, and the first of theirs.
+
+        Lanes past the last channel hold zeros, or what else is stored in the last block.
+        """
+        return (x.blocks, x.first) if x.within and x.blocks is not None else (self.in_blocks(x), 0)
+
     def in_blocks(self, x: Tensor) -> Tensor:
         """The stored tensor [N, ceil(C / lanes), H, W, lanes] of images that `memory` has in blocks."""
         x = self.store(x)

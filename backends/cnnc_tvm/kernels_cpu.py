@@ -37,12 +37,27 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
     choice = _choose(shape, b.machine, plain=plain)
     if choice is None:
         return None
-    image = b.plain(x) if plain else b.in_blocks(x)
+    image, first = (b.plain(x), 0) if plain else b.image(x)
     packed = b.packed(weight, f"{choice.plan}", choice.pack)
     heart = b.heart(out)
-    return Tensor(
-        TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=Kernel(heart, (image, packed), choice.write)
-    )
+
+    def write(finish: Any, x: Any, w: Any, y: Any) -> None:
+        choice.write(finish, _From(x, first) if first else x, w, y)
+
+    kernel = Kernel(heart, (image, packed), write)
+    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+
+
+@dataclass(frozen=True)
+class _From:
+    """A buffer of blocks from one of them on."""
+
+    buffer: Any
+    first: int
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Any:
+        n, block, *place = index
+        return self.buffer[n, block + self.first, *place]
 
 
 def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:

@@ -49,7 +49,11 @@ def _(b: Builder, op: ops.Flatten | ops.Reshape, out: TensorType, x: Tensor) -> 
 def _(b: Builder, op: ops.Slice, out: TensorType, x: Tensor) -> Tensor:
     start, _ = op.bounds(x.type)
     part = b.moves(out, lambda *i: x[replaced(i, op.axis, i[op.axis] * op.step + start)])
-    return replace(part, within=x.within or x.loops is None)
+    if not (x.within or x.loops is None):
+        return part
+    if x.blocks is None or op.axis != 1 or op.step != 1 or start % b.lanes or b.memory(out) is None:
+        return replace(part, within=True)
+    return replace(part, within=True, blocks=x.blocks, first=x.first + start // b.lanes)
 
 
 @rule(ops.Take)

@@ -69,6 +69,8 @@ class Tensor:
     """Whether each element lies in a stored tensor as it is, at another index: to store it would be to copy it."""
     blocks: Tensor | None = None
     """The stored tensor [N, ceil(C / lanes), H, W, lanes] that holds it in blocks of channels."""
+    first: int = 0
+    """The first of these blocks, where it is a slice of what is stored."""
     kernel: Kernel | None = None
     """What computes the heart of its expression, if that is no loop nest."""
 
