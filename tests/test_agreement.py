@@ -80,6 +80,7 @@ SIBLINGS = {
 LARGE = {
     "alexnet", "vgg_d", "googlenet", "inception_v3", "densenet121", "efficientnet_b0", "mobilenet_v3:MobileNetV3Small",
     "hourglass", "deconvnet", "yolo1", "deepface", "rcnn:FastRCNN", "faster_rcnn_fpn", "resnet50", "mobilenet_v2",
+    "shufflenet_v2", "squeezenet", "mobilenet_v1", "fcn",
 }  # fmt: skip
 """Networks whose CUDA code takes the CPU that stands in for the GPU ten seconds or more: on `cuda` they are in the
 `sweep`."""
