@@ -73,12 +73,12 @@ softmax would be one class for certain; and for a perceptron whose threshold all
 SIBLINGS = {
     "vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "resnext50", "overfeat",
     "overfeat:OverFeatAccurate", "unet", "frrn", "zfnet", "alexnet_torchvision", "googlenet_torchvision",
-    "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn", "faster_rcnn",
+    "inception_v3", "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn", "faster_rcnn",
 }  # fmt: skip
 """Large networks made of the same layers as a smaller or better known one: they are the `sweep`."""
 
 LARGE = {
-    "alexnet", "vgg_d", "googlenet", "inception_v3", "densenet121", "efficientnet_b0", "mobilenet_v3:MobileNetV3Small",
+    "alexnet", "vgg_d", "googlenet", "densenet121", "efficientnet_b0", "mobilenet_v3:MobileNetV3Small",
     "hourglass", "deconvnet", "yolo1", "deepface", "rcnn:FastRCNN", "faster_rcnn_fpn", "resnet50", "mobilenet_v2",
     "shufflenet_v2", "squeezenet", "mobilenet_v1", "fcn",
 }  # fmt: skip
