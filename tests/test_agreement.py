@@ -73,7 +73,8 @@ softmax would be one class for certain; and for a perceptron whose threshold all
 SIBLINGS = {
     "vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_e", "resnet34", "resnet101", "resnet152", "resnext50", "overfeat",
     "overfeat:OverFeatAccurate", "unet", "frrn", "zfnet", "alexnet_torchvision", "googlenet_torchvision",
-    "inception_v3", "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn", "faster_rcnn",
+    "inception_v3", "mobilenet_v3", "fcn:FCN32s", "fcn:FCN16s", "fcn_resnet50", "deepface:Siamese", "rcnn",
+    "faster_rcnn",
 }  # fmt: skip
 """Large networks made of the same layers as a smaller or better known one: they are the `sweep`."""
 
