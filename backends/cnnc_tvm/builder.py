@@ -224,10 +224,16 @@ class Builder:
         value = stored(x.element(n, c, i, j), DType.F32)
         if channels % self.lanes == 0:
             return value
-        # Lanes need no branch: past the last channel is read what lies there in blocks, and that channel elsewhere.
-        if any(source.op not in self._full and _mentions(index, lane) for source, *index in _loads(value)):
-            value = stored(x.element(n, te.min(c, channels - 1), i, j), DType.F32)
-        return tirx.Select(c < channels, value, tirx.const(0.0, "float32"))
+        # What lies in blocks at the place of the lane itself may be read past the last channel, without a branch.
+        nothing = tirx.const(0.0, "float32")
+        if any(
+            source.op not in self._full or not (i.same_as(lane) or i.same_as(c))
+            for source, *index in _loads(value)
+            for i in index
+            if _mentions(i, lane)
+        ):
+            return tirx.if_then_else(c < channels, value, nothing)
+        return tirx.Select(c < channels, value, nothing)
 
     def _kernel_body(self, kernel: Kernel, x: Tensor, y: Tensor) -> tuple[list[Any], Any]:
         """The placeholders that a kernel reads, those of what becomes of its elements as well, and its function."""
@@ -418,11 +424,10 @@ def _loads(value: Expr) -> list[Any]:
     return found
 
 
-def _mentions(index: Iterable[Expr], var: Expr) -> bool:
-    """Whether one of these expressions holds a variable."""
+def _mentions(index: Expr, var: Expr) -> bool:
+    """Whether an expression holds a variable."""
     found: list[Any] = []
-    for i in index:
-        tvm_ffi.structural_walk(i, (tirx.Var, lambda x: found.append(x.same_as(var))))
+    tvm_ffi.structural_walk(index, (tirx.Var, lambda x: found.append(x.same_as(var))))
     return any(found)
 
 
