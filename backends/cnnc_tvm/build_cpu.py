@@ -32,8 +32,7 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     linker = find_linker()
     try:
         bodies = {name: placed(f, schedule(f)).with_attr("global_symbol", name) for name, f in functions.items()}
-        # TVM's own search for common subexpressions fails on some floating-point ones; LLVM finds them as well.
-        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+        with tvm.transform.PassContext(config=_CONFIG):
             module: Any = tvm.tirx.build(tvm.IRModule(bodies), target)
     except Exception as e:
         raise error("E0999", f"TVM failed to compile the program: {first_line(e)}") from e
