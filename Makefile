@@ -22,7 +22,7 @@ lint: .venv/.ready
 
 types: .venv/.ready
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 wheel: .venv/.ready
 	tests/wheel_smoke.sh $(BIN)/python
