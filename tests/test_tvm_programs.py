@@ -308,6 +308,14 @@ def test_constants_and_scalars() -> None:
         assert_agree(graph, {}, inputs, compiled(target, graph, {})(**inputs))
 
 
+def test_lanes_that_call_functions() -> None:
+    """Among other operations: TVM takes vectors of such apart, and stumbles over what is bound within."""
+    body = "x -> avgpool(2) -> mul { tanh | constant(0.5) } -> maxpool(2)"
+    graph = cnnc.load(f"model M {{ input x: f32[N, 16, 4, 4] output y y = {body} }}")
+    inputs = random_inputs(graph, N=2)
+    assert_agree(graph, {}, inputs, compiled("cpu", graph, {})(**inputs))
+
+
 def test_an_op_without_a_rule() -> None:
     graph = single(Unruled(), TensorType.parse("f32[N, 3]"))
     for target in (CpuTarget(), CudaTarget()):

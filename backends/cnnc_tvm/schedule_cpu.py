@@ -9,7 +9,7 @@ from tvm import ir, s_tir, tirx
 
 from cnnc_tvm.tensor import Function, Loops
 
-_BRANCH = ir.Op.get("prim.if_then_else")
+_BRANCH, _C_FUNCTION = ir.Op.get("prim.if_then_else"), ir.Op.get("tirx.call_pure_extern")
 
 
 def schedule(function: Function) -> Any:
@@ -79,16 +79,18 @@ def _blocks(sch: Any, reduction: Any, result: Any) -> None:
 
 
 def _vectorise(sch: Any, block: Any, lane: Any) -> None:
-    """The loop over the lanes as vectors, unless lanes branch: TVM takes such loops apart, and stumbles over `Let`."""
+    """The loop over the lanes as vectors, unless lanes branch or call functions: TVM takes such loops apart, and
+    stumbles over `Let`."""
     index = sch.get(block).iter_vars[4].var
-    branches: list[bool] = []
+    apart: list[bool] = []
 
     def visit(call: Any) -> None:
+        apart.append(call.op.same_as(_C_FUNCTION))
         if call.op.same_as(_BRANCH):
-            tvm_ffi.structural_walk(call.args[0], (tirx.Var, lambda x: branches.append(x.same_as(index))))
+            tvm_ffi.structural_walk(call.args[0], (tirx.Var, lambda x: apart.append(x.same_as(index))))
 
     tvm_ffi.structural_walk(sch.get(block).body, (ir.Call, visit))
-    if not any(branches):
+    if not any(apart):
         sch.vectorize(lane)
 
 
