@@ -121,11 +121,13 @@ def _gathered(cls: type, keyword: str, *options: Callable[[Any], Any]) -> Callab
     return decorate
 
 
+_PARAMETER = "A parameter: classes=10; --set again for another."
+
 model_options = _gathered(
     Settings,
     "settings",
     click.option("--dim", "dims", type=Sizes(), multiple=True, callback=_merged, help="Bind symbolic dims: N=1,H=224."),
-    click.option("--set", "args", type=Assignments(), multiple=True, callback=_merged, help="A parameter: classes=10."),
+    click.option("--set", "args", type=Assignments(), multiple=True, callback=_merged, help=_PARAMETER),
     click.option("--outputs", type=Names(), help="Outputs wanted, or labels to tap; the rest is pruned."),
     click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), help="Element type of the whole model."),
 )

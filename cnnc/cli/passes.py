@@ -16,9 +16,9 @@ def passes(name: str | None, as_json: bool) -> None:
 
     An explanation says what the pass does, why that is right, and what it leaves alone. Passes run in the order of
     the list, from the level -O on that stands before them: 1 keeps every bit of the results, 2 keeps them within
-    rounding, 3 does where no value on the way is infinite, and 4 is no level: such a pass is asked for by name.
+    rounding, 3 does where no value on the way is infinite. One without a level is asked for by name: --passes NAME.
     """
-    from cnnc.passes import PASSES, find
+    from cnnc.passes import LEVELS, PASSES, find
 
     if as_json:
         chosen = PASSES.values() if name is None else [find(name)]
@@ -27,4 +27,5 @@ def passes(name: str | None, as_json: bool) -> None:
         click.echo(find(name).doc.rstrip())
     else:
         width = max(map(len, PASSES))
-        click.echo("\n".join(f"-O{x.level}  {x.name:<{width}}  {x.title}" for x in PASSES.values()))
+        levels = {x.name: f"-O{x.level}" if x.level in LEVELS else "" for x in PASSES.values()}
+        click.echo("\n".join(f"{levels[x.name]:<3}  {x.name:<{width}}  {x.title}" for x in PASSES.values()))
