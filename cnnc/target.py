@@ -252,6 +252,9 @@ class Target(ABC):
     """Whether it takes `fused` nodes (cnnc/ops/fused.py); else it gets their parts as nodes."""
     native: ClassVar[bool] = False
     """Whether artifacts hold native code, which is loaded only from a trusted artifact."""
+    winograd: ClassVar[bool] = False
+    """Whether it may compute convolutions by Winograd's algorithm, which rounds more than a sum of products does: the
+    bounds of `cnnc.verification` allow for that."""
 
     @abstractmethod
     def status(self) -> Status:

@@ -21,7 +21,6 @@ from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc.verification import NETWORK_TOLERANCE, Case, Expected, node_bound, random_inputs, random_weights
-from cnnc.verification.node_bound import WORST
 
 __all__ = [
     "NETWORK_TOLERANCE", "Array", "Weights", "assert_agree", "assert_close", "assert_node_agrees", "random_inputs",
@@ -58,11 +57,16 @@ def assert_agree(
 
 
 def assert_node_agrees(
-    graph: Graph, weights: Weights, inputs: Mapping[str, Array], outputs: Mapping[str, Array], c: float = WORST
+    graph: Graph,
+    weights: Weights,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    *,
+    winograd: bool = False,
 ) -> None:
-    """The output of a graph of one node agrees with the reference within the op's derived bound; `c` as there."""
+    """The output of a graph of one node agrees with the reference within its derived bound; `winograd` as there."""
     ((name, got),) = outputs.items()
-    expected, bound = node_bound(Case(graph, weights, inputs), c)
+    expected, bound = node_bound(Case(graph, weights, inputs), winograd=winograd)
     _assert_varied(expected, name)
     assert_close(got, expected, graph.outputs[name].type.dtype, bound, name)
 

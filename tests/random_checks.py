@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -27,8 +28,10 @@ from cnnc.ir.types import TensorType
 from cnnc.ops.fused import unfused
 from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline
 from cnnc.target import Program, numpy_dtype
+from cnnc.target import target as installed_target
 from cnnc.verification import bound_on
 from cnnc_numpy.evaluator import evaluate
+from cnnc_tvm import conv_winograd_plan
 from cnnc_tvm.runtime import TvmProgram
 from cuda_emulator import emulated
 from numerics import Array, assert_close
@@ -38,11 +41,20 @@ from strategies import Case, to_cnn
 def compiled(graph: Graph, target: str, weights: Mapping[str, Array], level: int = max(LEVELS)) -> Program:
     """The program at a level of the optimiser; that of `cuda` runs on the CPU.
 
-    `narrow` is `cpu` with vectors of 4, so that images of few channels lie in blocks as well.
+    `narrow` is `cpu` with vectors of 4, so that images of few channels lie in blocks as well, and with Winograd's
+    algorithm wherever it can be used.
     """
-    options = {"mcpu": "x86-64"} if target == "narrow" else {}
-    program = cnnc.compile(graph, "cpu" if target == "narrow" else target, weights, optimise=level, **options)
+    if target == "narrow":
+        always = patch.multiple(conv_winograd_plan, _WORTH=float("inf"), _CHANNELS=1)
+        with always:
+            return cnnc.compile(graph, "cpu", weights, optimise=level, mcpu="x86-64")
+    program = cnnc.compile(graph, target, weights, optimise=level)
     return emulated(program) if isinstance(program, TvmProgram) and target == "cuda" else program
+
+
+def winograd(target: str) -> bool:
+    """Whether the programs of `compiled` may use Winograd's algorithm."""
+    return target == "narrow" or installed_target(target).winograd
 
 
 def forms(case: Case) -> None:
@@ -78,7 +90,7 @@ def nodes_agree(case: Case, target: str) -> None:
     outputs = compiled(tapped, target, case.weights, level=0)(**case.inputs)
     values = {x: case.inputs[x.name] for x in case.graph.inputs} | {x: outputs[x.name] for x in case.graph.nodes}
     for node in case.graph.nodes:
-        expected, bound = bound_on(node, values, case.weights)
+        expected, bound = bound_on(node, values, case.weights, winograd=winograd(target))
         assert_close(outputs[node.name], expected, node.type.dtype, bound, f"{node.name} = {node.op}")
 
 
@@ -87,10 +99,9 @@ def whole_agrees(case: Case, target: str) -> None:
 
     That of `cuda` is not loaded: it would be for a GPU.
     """
-    expected, allowed = case.allowances
     program = compiled(case.graph, target, case.weights)
     outputs = program(**case.inputs)
-    within(case, outputs, expected, allowed)
+    within(case, outputs, case.allowed(winograd=winograd(target)))
     if target == "cuda":
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -99,14 +110,12 @@ def whole_agrees(case: Case, target: str) -> None:
         np.testing.assert_array_equal(again[name], values, err_msg=f"`{name}` of the program saved and loaded")
 
 
-def within(
-    case: Case, outputs: Mapping[str, Array], expected: Mapping[str, Array], allowed: Mapping[str, float]
-) -> None:
+def within(case: Case, outputs: Mapping[str, Array], allowed: Mapping[str, float]) -> None:
     """The outputs are within what is allowed of what is expected."""
-    assert outputs.keys() == expected.keys()
+    assert outputs.keys() == case.expected.keys()
     for name, values in outputs.items():
-        bound = np.full(expected[name].shape, allowed[name])
-        assert_close(values, expected[name], case.graph.outputs[name].type.dtype, bound, name)
+        bound = np.full(case.expected[name].shape, allowed[name])
+        assert_close(values, case.expected[name], case.graph.outputs[name].type.dtype, bound, name)
 
 
 def passes_preserve(case: Case) -> set[str]:
@@ -114,7 +123,6 @@ def passes_preserve(case: Case) -> set[str]:
 
     Gives the passes that did something in the row of all.
     """
-    expected, allowed = case.allowances
     types = _types(case.graph)
 
     def preserve(passes: tuple[Pass, ...]) -> set[str]:
@@ -125,7 +133,7 @@ def passes_preserve(case: Case) -> set[str]:
             graph = unfused(optimised.network.graph)
             assert _types(graph) == types
             values = evaluate(graph, optimised.network.weights, case.inputs)
-            within(case, {k: x.astype(numpy_dtype(types[k].dtype)) for k, x in values.items()}, expected, allowed)
+            within(case, {k: x.astype(numpy_dtype(types[k].dtype)) for k, x in values.items()}, case.allowed())
         return applied
 
     every = tuple(PASSES.values())

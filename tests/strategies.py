@@ -71,10 +71,25 @@ class Case:
         return next((x for x in tried if self.shows(x)), tried[0])
 
     @cached_property
-    def allowances(self) -> tuple[dict[str, Array], dict[str, float]]:
-        """The reference, and how far from it each output of a correct program may be."""
-        case = verification.Case(bind(self.graph, self.sizes), self.weights, self.inputs)
-        return verification.reference(case), verification.network_bounds(case)
+    def expected(self) -> dict[str, Array]:
+        """The reference."""
+        return verification.reference(self._bound)
+
+    def allowed(self, *, winograd: bool = False) -> dict[str, float]:
+        """How far from the reference each output of a correct program may be; `winograd` as in `network_bounds`."""
+        return self._allowed_with_winograd if winograd else self._allowed
+
+    @cached_property
+    def _bound(self) -> verification.Case:
+        return verification.Case(bind(self.graph, self.sizes), self.weights, self.inputs)
+
+    @cached_property
+    def _allowed(self) -> dict[str, float]:
+        return verification.network_bounds(self._bound)
+
+    @cached_property
+    def _allowed_with_winograd(self) -> dict[str, float]:
+        return verification.network_bounds(self._bound, winograd=True)
 
     def other_inputs(self, k: int, **sizes: int) -> dict[str, Array]:
         """The k-th inputs drawn from the seed, of other sizes where some are given."""

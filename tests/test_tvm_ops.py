@@ -173,4 +173,4 @@ def outputs(request: pytest.FixtureRequest) -> dict[int, Any]:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
 def test_op(i: int, n: int, outputs: dict[int, Any]) -> None:
-    assert_node_agrees(GRAPHS[i], WEIGHTS[i], case_inputs(i, n), {"y": outputs[n][f"c{i}"]})
+    assert_node_agrees(GRAPHS[i], WEIGHTS[i], case_inputs(i, n), {"y": outputs[n][f"c{i}"]}, winograd=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cnnc.diagnostics import CnncError
+from cnnc.diagnostics import CnncError, error
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import Port, Status, Target, numpy_dtype, ports
@@ -28,9 +28,13 @@ LIBRARY, KERNELS, KERNEL_SOURCE = "program.so", "kernels.fatbin", "kernels.cu"
 class CpuTarget(Target):
     name = "cpu"
     doc = "native code for CPUs, by TVM and LLVM"
-    options: ClassVar = {"mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default"}
+    options: ClassVar = {
+        "mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default",
+        "winograd": "`off` forbids Winograd's algorithm, which is faster and rounds more",
+    }
     native = True
     fuses = True
+    winograd = True
 
     def status(self) -> Status:
         from cnnc_tvm.linker import find_linker
@@ -47,7 +51,8 @@ class CpuTarget(Target):
             return None
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
-        """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU."""
+        """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU,
+        E0902 for a switch that is neither on nor off."""
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
@@ -58,7 +63,7 @@ class CpuTarget(Target):
         from cnnc_tvm.runtime import TvmProgram
 
         cpu = options.get("mcpu", "native")
-        lowered = lower(graph, weights, CPU, machine(cpu))
+        lowered = lower(graph, weights, CPU, machine(cpu, winograd=_switch("winograd", options)))
         library, text = build(lowered.functions, cpu)
         return TvmProgram(
             self.name,
@@ -145,6 +150,14 @@ class CudaTarget(Target):
             self.name, *ports, plan, weights, code,
             lambda: code[KERNEL_SOURCE].decode(), lambda: CudaDevice(code[KERNELS], plan.kernels),
         )  # fmt: skip
+
+
+def _switch(name: str, options: Mapping[str, str]) -> bool:
+    """Whether an option is on, as it is by default."""
+    value = options.get(name, "on")
+    if value not in ("on", "off"):
+        raise error("E0902", f"option `{name}` is `on` or `off`, not `{value}`")
+    return value == "on"
 
 
 def _status(find_tool: Any) -> Status:

@@ -39,13 +39,14 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
 
 
-def machine(mcpu: str) -> Machine:
+def machine(mcpu: str, *, winograd: bool) -> Machine:
     """The vectors of a CPU, and the cores of this one. CnncError E0622 for an unknown CPU."""
     target = _target(mcpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if codegen.target_has_features("avx512f", target):
-        return Machine(lanes=16, registers=32, cores=cores)
-    return Machine(lanes=8 if codegen.target_has_features("avx2", target) else 4, registers=16, cores=cores)
+        return Machine(lanes=16, registers=32, cores=cores, winograd=winograd)
+    lanes = 8 if codegen.target_has_features("avx2", target) else 4
+    return Machine(lanes=lanes, registers=16, cores=cores, winograd=winograd)
 
 
 def _target(mcpu: str) -> Any:

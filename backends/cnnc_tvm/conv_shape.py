@@ -59,3 +59,5 @@ class Machine:
     """Bytes of a core's first cache for data."""
     l2: int = 1024 * 1024
     """Bytes of a core's second cache."""
+    winograd: bool = True
+    """Whether convolutions may be computed by Winograd's algorithm, which rounds more."""

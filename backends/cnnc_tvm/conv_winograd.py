@@ -166,7 +166,8 @@ class _Kernel:
 
             def read(r: int) -> Expr:
                 i = row + r
-                value = x[n, block, _clamp(i, h), _clamp(j, w), lane]  # a load and a choice are faster than a branch
+                # A load and a choice are faster than a branch; inside the choice TVM would take the clamps away.
+                value = T.bind(x[n, block, _clamp(i, h), _clamp(j, w), lane])
                 return tirx.Select(tirx.all(i >= 0, i < h, j >= 0, j < w), value, tirx.const(0, "float32"))
 
             for i, value in enumerate(self._forward([T.bind(read(r)) for r in size])):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm import conv_depthwise, conv_direct
+from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
@@ -83,6 +83,13 @@ def _choose(shape: ConvShape, machine: Machine, *, plain: bool) -> _Choice | Non
         return _Choice(by_channel, lambda w: conv_depthwise.pack(w, by_channel), write_depthwise)
     if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
         return None
+    transformed = conv_winograd_plan.choose(shape, machine) if machine.winograd and not plain else None
+    if transformed is not None:
+
+        def write_winograd(finish: Any, x: Any, w: Any, y: Any) -> None:
+            conv_winograd.write(shape, transformed, finish, x, w, y)
+
+        return _Choice(transformed, lambda w: conv_winograd.pack(w, transformed), write_winograd)
     plan = conv_direct.choose(shape, machine, plain=plain)
 
     def write(finish: Any, x: Any, w: Any, y: Any) -> None:

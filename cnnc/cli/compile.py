@@ -63,6 +63,7 @@ class TargetName(click.ParamType[str]):
 @model_options
 @click.option("--arch", metavar="ARCH", help="The GPU of target cuda: sm_80, sm_90.")
 @click.option("--mcpu", metavar="CPU", help="The processor of target cpu, as LLVM names it.")
+@click.option("--no-winograd", is_flag=True, help="Forbid target cpu Winograd's algorithm, which rounds more.")
 @click.option("--opset", metavar="N", help="The opset of target onnx.")
 @click.option("-X", "options", type=Assignments(), multiple=True, help="Any option of the target: -X KEY=VALUE.")
 @pass_options
@@ -72,7 +73,7 @@ class TargetName(click.ParamType[str]):
 @AS_JSON
 def compile_(
     place: Place, target: str, out: Path | None, source: WeightSource, settings: Settings, arch: str | None,
-    mcpu: str | None, opset: str | None, options: tuple[tuple[str, str], ...], chosen: Passes,
+    mcpu: str | None, no_winograd: bool, opset: str | None, options: tuple[tuple[str, str], ...], chosen: Passes,
     dump_ir: Path | None, print_source: bool, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a model for a target.
@@ -82,7 +83,9 @@ def compile_(
     and weights, comes from the compile cache: CNNC_CACHE=DIR says where it is, CNNC_CACHE=off that there is none.
     """
     own = dict(options)
-    own |= {key: value for key, value in (("arch", arch), ("mcpu", mcpu), ("opset", opset)) if value is not None}
+    winograd = "off" if no_winograd else None
+    named = {"arch": arch, "mcpu": mcpu, "winograd": winograd, "opset": opset}
+    own |= {key: value for key, value in named.items() if value is not None}
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)

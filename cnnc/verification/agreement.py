@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -64,11 +63,16 @@ class Expected:
     def __init__(self, case: Case, values: Mapping[str, Array] | None = None) -> None:
         self._case = case
         self._derived = values is None
+        self._bounds: dict[bool, dict[str, float]] = {}
         self.values = reference(case) if values is None else values
 
-    @cached_property
-    def bounds(self) -> dict[str, float]:
-        """The absolute bound of each output."""
+    def bounds(self, *, winograd: bool = False) -> dict[str, float]:
+        """The absolute bound of each output; of a target that has it, with `Target.winograd`."""
+        if winograd not in self._bounds:
+            self._bounds[winograd] = self._bound(winograd)
+        return self._bounds[winograd]
+
+    def _bound(self, winograd: bool) -> dict[str, float]:
         graph = self._case.graph
         bounds = {name: NETWORK_TOLERANCE * largest(value) for name, value in self.values.items()}
         values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
@@ -78,7 +82,8 @@ class Expected:
                 delta = rounded[name].astype(np.float64) - value
                 bounds[name] = max(bounds[name], 2 * largest(delta))
         elif self._derived and _macs(self._case) <= DERIVED_UP_TO:
-            bounds = {name: min(bounds[name], bound) for name, bound in network_bounds(self._case).items()}
+            derived = network_bounds(self._case, winograd=winograd)
+            bounds = {name: min(bounds[name], bound) for name, bound in derived.items()}
         return bounds
 
     def check_varied(self) -> None:
@@ -90,13 +95,14 @@ class Expected:
                     help="give weights or another `--seed`",
                 )  # fmt: skip
 
-    def compare(self, outputs: Mapping[str, Array]) -> tuple[Agreement, ...]:
-        """How these outputs compare, in order."""
-        return tuple(self._agreement(name, outputs.get(name)) for name in self.values)
+    def compare(self, outputs: Mapping[str, Array], *, winograd: bool = False) -> tuple[Agreement, ...]:
+        """How these outputs compare, in order; those of a target that has it, with `Target.winograd`."""
+        bounds = self.bounds(winograd=winograd)
+        return tuple(self._agreement(name, outputs.get(name), bounds[name]) for name in self.values)
 
-    def _agreement(self, name: str, got: Array | None) -> Agreement:
+    def _agreement(self, name: str, got: Array | None, bound: float) -> Agreement:
         expected, scale = self.values[name], largest(self.values[name]) or 1.0
-        bound, dtype = self.bounds[name], numpy_dtype(self._case.graph.outputs[name].type.dtype)
+        dtype = numpy_dtype(self._case.graph.outputs[name].type.dtype)
         if got is None or got.shape != expected.shape or got.dtype != dtype:
             what = "missing" if got is None else f"{got.dtype}{list(got.shape)}"
             return Agreement(name, np.inf, bound / scale, f"is {what}, not {dtype}{list(expected.shape)}")

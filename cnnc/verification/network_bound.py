@@ -1,11 +1,11 @@
 """How far from the reference each output of a network may be, derived from the bounds of its nodes.
 
 The network is evaluated again in float64 with each place of each node moved, up or down at random, by the largest error
-that was ever measured at any place of such a node: 5*u*S for a sum. The bound is the largest deviation of the output
-that this makes, and no less than the output's own op allows. Signs are random since those of rounding are; what rounds
-one way only, as truncation does, is a fault to be found. The errors of real programs are some 20 times smaller, since
-hardly a place has the largest one, which leaves room for what passes do to values on the way: folded weights are
-rounded once more (c + 4 for c at worst), merged layers sum other terms.
+that was ever measured at any place of such a node: 5*u*S for a sum, more for a convolution by Winograd's algorithm. The
+bound is the largest deviation of the output that this makes, and no less than the output's own op allows. Signs are
+random since those of rounding are; what rounds one way only, as truncation does, is a fault to be found. The errors of
+real programs are some 20 times smaller, since hardly a place has the largest one, which leaves room for what passes do
+to values on the way: folded weights are rounded once more (c + 4 for c at worst), merged layers sum other terms.
 
 A worst-case analysis, error(y) = |W|*error(x) + c*u*S, says more than 1e-5 of the largest value after two or three
 layers.
@@ -32,13 +32,17 @@ RUNS: Final = 8
 """Evaluations with moved values: an output of few places may move little by chance, though not as often."""
 
 
-def network_bounds(case: Case) -> dict[str, float]:
-    """The absolute bound of each output: of the largest deviation at any of its places."""
+def network_bounds(case: Case, *, winograd: bool = False) -> dict[str, float]:
+    """The absolute bound of each output: of the largest deviation at any of its places.
+
+    With `winograd` convolutions may be computed by that algorithm, where it can.
+    """
     graph = case.graph
     values = reference(Case(graph.with_outputs({x.name: x for x in graph.users}), case.weights, case.inputs))
     stored: dict[Value, Array] = {x: values[x.name].astype(numpy_dtype(x.type.dtype)) for x in graph.users}
-    bounds = {name: _own(x, stored, case.weights) for name, x in graph.outputs.items()}
-    moves = {node.name: _move(node, stored, case.weights) for node in graph.nodes if not isinstance(node.op, EXACT)}
+    bounds = {name: _own(x, stored, case.weights, winograd) for name, x in graph.outputs.items()}
+    rounding = [node for node in graph.nodes if not isinstance(node.op, EXACT)]
+    moves = {node.name: _move(node, stored, case.weights, winograd) for node in rounding}
     moved, errors = _moved(graph)
     rng = np.random.default_rng(0)
     for _ in range(RUNS):
@@ -54,15 +58,17 @@ def largest(values: Array) -> float:
     return float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 
-def _own(x: Value, values: Mapping[Value, Array], weights: Weights) -> float:
+def _own(x: Value, values: Mapping[Value, Array], weights: Weights, winograd: bool) -> float:
     """The bound of an output whose operands are right; that of two roundings at least."""
     rounding = 2 * (U + U_OUT[x.type.dtype]) * largest(values[x].astype(np.float64))
-    return max(rounding, largest(bound_on(x, values, weights)[1])) if isinstance(x, Node) else rounding
+    if not isinstance(x, Node):
+        return rounding
+    return max(rounding, largest(bound_on(x, values, weights, winograd=winograd)[1]))
 
 
-def _move(node: Node, values: Mapping[Value, Array], weights: Weights) -> Array:
+def _move(node: Node, values: Mapping[Value, Array], weights: Weights, winograd: bool) -> Array:
     """By how much each place of a node is moved."""
-    bound = bound_on(node, values, weights, MEASURED)[1]
+    bound = bound_on(node, values, weights, MEASURED, winograd=winograd)[1]
     move = np.maximum(bound, (U + U_OUT[node.type.dtype]) * np.abs(values[node].astype(np.float64)))
     return np.where(np.isfinite(move), move, 0)
 

@@ -8,6 +8,7 @@ that NumPy gives in float32.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +29,25 @@ U_OUT: Final = {DType.F32: 0.0, DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
 """The same for the type a result is rounded to after it was computed in float32."""
 TINY: Final = {DType.F32: 0.0, DType.F16: 2.0**-24, DType.BF16: 0.0}
 """The distance between denormal numbers, where rounding is absolute."""
-WORST: Final = 16.0
-"""The factor of u*S for sums of 14 and more terms, in whatever order they are added; K + 2 for K terms."""
-MEASURED: Final = 5.0
-"""The largest factor seen: 4.8, in sums of 27 to 25,088 terms by BLAS and one after the other."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The largest factors of u*S by which sums may be off."""
+
+    sums: float
+    """Of 14 and more terms, in whatever order they are added; K + 2 for K terms if that is less."""
+    winograd: float
+    """Of convolutions by Winograd's F(4x4, 3x3), S being the largest of the places that may share a tile."""
+
+
+WORST: Final = Factors(sums=16.0, winograd=64.0)
+"""What is allowed."""
+MEASURED: Final = Factors(sums=5.0, winograd=30.0)
+"""What was seen: 4.8 in sums of 27 to 25,088 terms by BLAS and one after the other, 28.6 by Winograd in those of a few
+sparse channels, 8.5 in those of many."""
+TILE: Final = 4
+"""Rows and columns of a tile of F(4x4, 3x3)."""
 
 EXACT = (
     ops.Relu, ops.Clip, ops.Abs, ops.Neg, ops.Step, ops.Dropout, ops.Maximum, ops.Minimum, ops.MaxPool,
@@ -41,14 +57,17 @@ EXACT = (
 """Ops whose results are numbers of their operands: they round nothing."""
 
 
-def node_bound(case: Case, c: float = WORST) -> tuple[Array, Array]:
+def node_bound(case: Case, factors: Factors = WORST, *, winograd: bool = False) -> tuple[Array, Array]:
     """What a graph of one node gives, in float64, and how far from it each place may be.
 
-    `c` is the largest factor of u*S: 64 where Winograd F(4x4, 3x3) may be chosen.
+    With `winograd` convolutions may be computed by that algorithm, where it can (see `Target.winograd`).
     """
     (node,) = case.graph.nodes
     (expected,) = reference(case).values()
-    error = _error(node, case, expected, c)
+    if winograd and _transformable(node):
+        error: Array | None = factors.winograd * U * _largest_nearby(_magnitude(node, case))
+    else:
+        error = _error(node, case, expected, factors.sums)
     if error is None:  # bit for bit what float32 NumPy gives
         (single,) = reference(case, exact=False).values()
         return single.astype(np.float64), np.zeros(single.shape)
@@ -57,13 +76,30 @@ def node_bound(case: Case, c: float = WORST) -> tuple[Array, Array]:
 
 
 def bound_on(
-    node: Node, values: Mapping[Value, Array], weights: Weights, c: float = WORST
+    node: Node, values: Mapping[Value, Array], weights: Weights, factors: Factors = WORST, *, winograd: bool = False
 ) -> tuple[Array, Array]:
     """`node_bound` of a node on these values of its operands."""
     inputs = tuple(Input(f"x{i}", TensorType(values[x].shape, x.type.dtype)) for i, x in enumerate(node.inputs))
     alone = Graph(node.name, inputs, {"y": Node(node.op, inputs, node.params, "y")})
     arrays = {x.name: values[old] for x, old in zip(inputs, node.inputs, strict=True)}
-    return node_bound(Case(alone, weights, arrays), c)
+    return node_bound(Case(alone, weights, arrays), factors, winograd=winograd)
+
+
+def _transformable(node: Node) -> bool:
+    """Whether Winograd's algorithm may compute it: windows of 3 x 3 next to each other, in f32."""
+    op = node.op
+    if not isinstance(op, ops.Conv) or node.type.dtype is not DType.F32:
+        return False
+    return (op.kernel, op.stride, op.dilation, op.groups) == ((3, 3), (1, 1), (1, 1), 1)
+
+
+def _largest_nearby(size: Array) -> Array:
+    """The largest of the places [N, C, H, W] less than a tile's rows and columns away."""
+    reach = TILE - 1
+    for axis in (2, 3):
+        ends = [(reach, reach) if i == axis else (0, 0) for i in range(size.ndim)]
+        size = np.lib.stride_tricks.sliding_window_view(np.pad(size, ends), 2 * reach + 1, axis).max(-1)
+    return size
 
 
 def _error(node: Node, case: Case, y: Array, c: float) -> Array | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cnnc import driver
 from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Graph, Node
+from cnnc.target import target
 from cnnc.verification.agreement import Agreement, Expected
 from cnnc.verification.case import Case
 from cnnc.verification.fault import Fault
@@ -113,4 +114,5 @@ def _compare(case: Case, setting: Setting, expected: Expected | None = None) -> 
     program = driver.compile(
         case.graph, setting.target, case.weights, optimise=0, passes=",".join(setting.passes), cache=False
     )
-    return (expected or Expected(case)).compare(program(**case.inputs))
+    winograd = target(setting.target).winograd
+    return (expected or Expected(case)).compare(program(**case.inputs), winograd=winograd)
