@@ -27,7 +27,7 @@ from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
 from cuda_emulator import gpu_is_there, runnable
 from networks import Unruled
-from numerics import Array, assert_agree, random_inputs, random_weights, single
+from numerics import Array, assert_agree, assert_node_agrees, random_inputs, random_weights, single
 
 RESIDUAL = """
 def block(c) = add { conv(c, 3, pad=1, bias=false) -> bn -> relu -> conv(c, 3, pad=1) -> bn | id } -> relu
@@ -280,6 +280,20 @@ def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CnncError, match="E0621"):
         CpuTarget().compile(relu(), {})
     assert not CpuTarget().status().works
+
+
+def test_winograd_may_be_forbidden() -> None:
+    graph = cnnc.load("model M { input x: f32[1, 64, 28, 28] output y y = x -> conv(64, 3, pad=1) }")
+    weights, inputs = random_weights(graph), random_inputs(graph)
+    allowed, forbidden = (
+        cnnc.compile(graph, "cpu", weights, winograd=switch)(**inputs)["y"] for switch in ("on", "off")
+    )
+    assert not np.array_equal(allowed, forbidden)
+    assert_node_agrees(graph, weights, inputs, {"y": allowed}, winograd=True)
+    assert_node_agrees(graph, weights, inputs, {"y": forbidden})
+    with pytest.raises(CnncError) as raised:
+        cnnc.compile(graph, "cpu", weights, winograd="maybe")
+    assert raised.value.diagnostics[0].code == "E0902"
 
 
 def test_unknown_machines() -> None:
