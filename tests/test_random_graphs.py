@@ -13,6 +13,8 @@ import growing
 import random_checks
 import relations
 from cnnc import ops
+from cnnc.ir.dim import evaluate
+from cnnc.ir.graph import Node
 from cnnc.ir.op import registry
 from cnnc.ir.types import DType
 from cnnc.passes import PASSES, Network, Note
@@ -21,6 +23,15 @@ from strategies import HOMOGENEOUS, OPS, UNDRAWN, Case, cases
 TARGETS = ("numpy", "torch", "onnx")
 
 LAYERS = (ops.Conv, ops.BatchNorm, ops.Relu, ops.Add, ops.Neg)
+WINDOWS = {"kernel": (3, 3), "stride": (1, 1), "dilation": (1, 1), "groups": 1}
+"""What Winograd's algorithm computes."""
+
+
+def transformed(node: Node) -> bool:
+    """Whether `narrow` computes it by Winograd's algorithm: of fewer channels it has no blocks."""
+    if not isinstance(node.op, ops.Conv) or node.op.kernel != WINDOWS["kernel"]:
+        return False
+    return min(evaluate(x.type.shape[1], {}) for x in (node, *node.inputs)) >= 2
 
 ROUNDED_TWICE = (ops.Deconv, ops.InstanceNorm, ops.Softmax, ops.LogSoftmax, ops.Add)
 """Ops that PyTorch, or an expression of several of its calls, rounds more than once in f16 and bf16."""
@@ -60,6 +71,14 @@ def test_the_whole_agrees(target: str, case: Case) -> None:
 def test_native_code_agrees(target: str, case: Case) -> None:
     random_checks.nodes_agree(case, target)
     random_checks.whole_agrees(case, target)
+
+
+@pytest.mark.slow
+@settings(max_examples=5)
+@given(case=cases(LAYERS, WINDOWS).filter(lambda case: any(map(transformed, case.graph.nodes))))
+def test_winograd_agrees(case: Case) -> None:
+    random_checks.nodes_agree(case, "narrow")
+    random_checks.whole_agrees(case, "narrow")
 
 
 @pytest.mark.parametrize(("target", "dtype"), LOW)
