@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import TypeAlias, TypeVar
 
 from hypothesis import reject
 from hypothesis import strategies as st
 
+import growing_boxes
 from attribute_strategies import Draw, draw_attributes, size, sizes
 from cnnc import ops
 from cnnc.ir.attrs import AttrError
@@ -37,6 +39,10 @@ IMAGES: Ops = (
     ops.Crop, ops.RoiPool, ops.RoiAlign,
 )  # fmt: skip
 REGIONS: Ops = (ops.RoiPool, ops.RoiAlign)
+BOXES: Ops = (
+    ops.Anchors, ops.Decode, ops.ClipBoxes, ops.Nms, ops.Top, ops.RoiAlignPyramid,
+)  # fmt: skip
+"""Ops of boxes that are made for one another: `growing_boxes` puts them together, and nothing else draws them."""
 FEATURES: Ops = (ops.Linear, ops.Rbf)
 GROWING: Ops = (ops.Pad, ops.Upsample, ops.Resize, ops.Deconv, ops.AdaptiveAvgPool, ops.Concat)
 """Ops that may make a tensor larger: not put on large ones."""
@@ -93,6 +99,8 @@ class Growing:
             (self.parts, 1, (ops.Slice, ops.Concat, ops.Relu)),
             (self.computed_constant, 1, (ops.Constant, ops.Maximum, ops.Neg, ops.Mul, ops.Div)),
             (self.twice, 1, (ops.Add, ops.Sub, ops.Tanh, ops.Sigmoid, ops.Abs)),
+            (partial(growing_boxes.head, self), 1, growing_boxes.HEAD),
+            (partial(growing_boxes.pyramid, self), 1, growing_boxes.PYRAMID),
         ]  # fmt: skip
         self.chains = [chain for chain in CHAINS if {x if isinstance(x, type) else type(x) for x in chain} <= set(of)]
         patterns += [(self.chain, 5, ())] if self.chains else []
@@ -270,7 +278,7 @@ class Growing:
 
 def _fits(cls: type[Op], x: Value) -> bool:
     """Whether ops of this class can be put on x, and their results can differ."""
-    if cls is ops.Constant or (cls in IMAGES and x.type.rank != 4):
+    if cls is ops.Constant or cls in BOXES or (cls in IMAGES and x.type.rank != 4):
         return False  # constants are made where another operand is wanted
     if cls in REGIONS and x.type.shape[0] != N:
         return False  # regions of regions

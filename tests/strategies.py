@@ -29,12 +29,7 @@ from numerics import Array, random_inputs, random_weights
 ATTEMPTS = 8
 """Inputs that are tried for a case, so that its comparison shows something."""
 
-UNDRAWN: Mapping[type[Op], str] = {
-    ops.Fused: "the optimiser makes it; the language does not have it",
-    ops.Anchors: "boxes are made for one another, in one order of steps: the detectors of models/ have them",
-    ops.Decode: "as anchors", ops.ClipBoxes: "as anchors", ops.Nms: "as anchors", ops.Top: "as anchors",
-    ops.RoiAlignPyramid: "as anchors",
-}  # fmt: skip
+UNDRAWN: Mapping[type[Op], str] = {ops.Fused: "the optimiser makes it; the language does not have it"}
 """The ops that no random network has, and why."""
 OPS = tuple(cls for cls in registry().values() if cls not in UNDRAWN)
 HOMOGENEOUS: tuple[type[Op], ...] = (

@@ -83,7 +83,9 @@ def test_winograd_agrees(case: Case) -> None:
 
 @pytest.mark.parametrize(("target", "dtype"), LOW)
 def test_the_whole_agrees_in_16_bits(target: str, dtype: DType) -> None:
-    drawn = [cls for cls in OPS if target != "torch" or cls not in ROUNDED_TWICE]
+    """Without boxes: rounded scores are often equal, and the first of these are best, whichever they were."""
+    left_out = (*growing.BOXES, *(ROUNDED_TWICE if target == "torch" else ()))
+    drawn = [cls for cls in OPS if cls not in left_out]
 
     @settings(max_examples=15)
     @given(cases(drawn, dtype=dtype))
