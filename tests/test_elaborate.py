@@ -371,3 +371,18 @@ def test_words_of_other_frameworks_lead_to_ours(call: str, meant: list[str]) -> 
     with pytest.raises(CnncError) as caught:
         cnnc.load(f"model M {{ input x: f32[N, 3, 8, 8] output y y = x -> {call} }}")
     assert [str(d.help.text) for d in caught.value.diagnostics if d.help] == [f"did you mean `{x}`?" for x in meant]
+
+
+@pytest.mark.parametrize(
+    ("branch", "help"),
+    [
+        ("conv(6, 3, pad=1)", "project the shortcut: `conv(6, 1)`"),
+        ("conv(4, 3, s=2, pad=1)", "project the shortcut: `conv(4, 1, s=2)`"),
+        ("conv(4, 3)", "pad the other branch by 1 more to keep the size"),
+        ("conv(4, 4)", None),
+        ("conv(4, [3, 1])", None),
+    ],
+)
+def test_how_to_mend_a_residual_addition(branch: str, help: str | None) -> None:
+    (found,) = refusal(f"y = x -> add {{ {branch} | id }}").diagnostics
+    assert (found.help and found.help.text) == help

@@ -177,9 +177,13 @@ class Application(Lookup):
         if plain is None or any(v.type.rank != 4 for v in values):
             return None
         have, want = (values[i].type.bind(self.defaults).shape for i in (plain, 1 - plain))
-        sizes = zip(have, want, strict=True)
-        strides = [-(-a // b) if isinstance(a, int) and isinstance(b, int) else 1 for a, b in sizes]
-        stride = f", s={strides[2]}" if strides[2] == strides[3] > 1 else ""
+        places = [(a, b) for a, b in zip(have[2:], want[2:], strict=True) if isinstance(a, int) and isinstance(b, int)]
+        strides = {-(-a // b) for a, b in places}
+        if any(-(-a // stride) != b for a, b in places for stride in strides):
+            lost = {a - b for a, b in places}
+            more = max(lost) // 2
+            return Help(f"pad the other branch by {more} more to keep the size") if lost == {2 * more} else None
+        stride = f", s={max(strides)}" if max(strides, default=1) > 1 else ""
         projection = f"conv({want[1]}, 1{stride})"
         return Help(f"project the shortcut: `{projection}`", spans[plain], projection)
 
