@@ -386,3 +386,16 @@ def test_words_of_other_frameworks_lead_to_ours(call: str, meant: list[str]) -> 
 def test_how_to_mend_a_residual_addition(branch: str, help: str | None) -> None:
     (found,) = refusal(f"y = x -> add {{ {branch} | id }}").diagnostics
     assert (found.help and found.help.text) == help
+
+
+@pytest.mark.parametrize(
+    ("call", "help"),
+    [
+        ("relu(x)", "`x -> relu`"),
+        ("conv(x, 16, k=3)", "`x -> conv(16, k=3)`"),
+        ("concat(x, x, axis=1)", "`concat(axis=1) { x | x }`"),
+    ],
+)
+def test_tensors_are_no_arguments_of_ops(call: str, help: str) -> None:
+    (found,) = refusal(f"y = {call}").diagnostics
+    assert (found.code, found.help and found.help.text) == ("E0207", help)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from cnnc.diagnostics import Diagnostic, Help, Label, Span
 from cnnc.frontend.scope import Given, describe
 from cnnc.ir.attrs import AttrError, Kind
+from cnnc.ir.graph import Input, Node
 from cnnc.ir.op import Op, attributes
 
 _ELSEWHERE = {
@@ -68,6 +69,8 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
     """The op called with these arguments. CallError as `match`, and E0207 for values an attribute does not take."""
     fields = attributes(cls)
     names = {field.metadata["name"]: field.name for field in fields}
+    if any(isinstance(arg.value, Input | Node) for arg in args):
+        raise CallError(_as_arguments(cls.name, args))
     if fields and fields[0].metadata["variadic"]:
         found = _match_variadic(cls, args, span)
     else:
@@ -88,6 +91,17 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
         return cls(**values)
     except AttrError as e:
         raise CallError(Diagnostic("E0207", str(e), (Label(span, primary=True),))) from None
+
+
+def _as_arguments(callee: str, args: Sequence[Given]) -> Diagnostic:
+    """E0207 for tensors among the arguments of an op."""
+    tensors = [arg.span for arg in args if isinstance(arg.value, Input | Node)]
+    others = ", ".join(arg.span.text for arg in args if arg.span not in tensors)
+    call = f"{callee}({others})" if others else callee
+    operands = " | ".join(span.text for span in tensors)
+    help = f"`{call} {{ {operands} }}`" if len(tensors) > 1 else f"`{operands} -> {call}`"
+    labels = (Label(tensors[0], primary=True), *map(Label, tensors[1:]))
+    return Diagnostic("E0207", f"a tensor is no argument of `{callee}` but flows into it", labels, help=Help(help))
 
 
 def suggest(name: str, names: Sequence[str]) -> str | None:
