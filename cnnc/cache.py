@@ -150,7 +150,7 @@ def key(
         "passes": list(passes),
         "toolchain": dict(toolchain),
         "versions": {name: version(name) for name in ("cnnc", "numpy")},
-        "code": [_code("cnnc"), _code(type(target).__module__.partition(".")[0])],
+        "code": [code("cnnc"), code(type(target).__module__.partition(".")[0])],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -168,7 +168,7 @@ def _digests(weights: Weights) -> dict[str, str]:
 
 
 @cache
-def _code(package: str) -> str:
+def code(package: str) -> str:
     """The digest of the source of a package or module: one that is being worked on changes and keeps its version."""
     spec = find_spec(package)
     assert spec is not None  # it has been imported

@@ -122,7 +122,7 @@ OTHERS: dict[str, Callable[[pytest.MonkeyPatch], bytes]] = {
     "level": lambda _: compile(optimise=0),
     "pass": lambda _: compile(passes="-remove_identity"),
     "compiler": lambda patch: [patch.setattr(Slow, "tools", {"tvm": "2"}), compile()][-1],
-    "code of cnnc": lambda patch: [patch.setattr(cache, "_code", lambda package: package), compile()][-1],
+    "code of cnnc": lambda patch: [patch.setattr(cache, "code", lambda package: package), compile()][-1],
     "version": lambda patch: [patch.setattr(cache, "version", lambda name: "2"), compile()][-1],
     "cache": lambda _: compile(cache=False),
     "passes to be seen": lambda _: compile(after=lambda *_: None),
@@ -160,8 +160,8 @@ def test_the_code_of_a_target_counts_wherever_it_lies(kind, tmp_path, monkeypatc
         invalidate_caches()
         with monkeypatch.context() as patch:
             patch.syspath_prepend(place)
-            cache._code.cache_clear()
-            return cache._code("mine")
+            cache.code.cache_clear()
+            return cache.code("mine")
 
     assert digest("a", "x = 1") == digest("b", "x = 1") != digest("b", "x = 2")
 

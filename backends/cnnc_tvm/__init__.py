@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,8 @@ from cnnc.target import Port, Status, Target, numpy_dtype, ports
 if TYPE_CHECKING:
     from cnnc.profiling import Peaks
     from cnnc.target import Array, Weights
+    from cnnc.tuned import Store
+    from cnnc.tuning import Bench, Farm
     from cnnc_tvm.plan import Plan
     from cnnc_tvm.runtime import TvmProgram
 
@@ -31,6 +34,7 @@ class CpuTarget(Target):
     options: ClassVar = {
         "mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default",
         "winograd": "`off` forbids Winograd's algorithm, which is faster and rounds more",
+        "tuned": "`off` leaves out what `cnnc tune` found",
     }
     native = True
     fuses = True
@@ -46,7 +50,12 @@ class CpuTarget(Target):
         from cnnc_tvm.linker import find_linker
 
         try:
-            return {"tvm": toolchain.tvm(), "linker": toolchain.tool(find_linker()), "machine": toolchain.machine()}
+            return {
+                "tvm": toolchain.tvm(),
+                "linker": toolchain.tool(find_linker()),
+                "machine": toolchain.machine(),
+                "tuned": found.digest() if (found := _store(options)) else "",
+            }
         except (PackageNotFoundError, CnncError, OSError):
             return None
 
@@ -57,13 +66,16 @@ class CpuTarget(Target):
 
         import_compiler()
         from cnnc_tvm.build_cpu import build, machine
+        from cnnc_tvm.builder import untuned
+        from cnnc_tvm.candidates import Choices
         from cnnc_tvm.cpu_device import CpuDevice
         from cnnc_tvm.lower import lower
         from cnnc_tvm.rules import CPU
         from cnnc_tvm.runtime import TvmProgram
 
-        cpu = options.get("mcpu", "native")
-        lowered = lower(graph, weights, CPU, machine(cpu, winograd=_switch("winograd", options)))
+        cpu, store = options.get("mcpu", "native"), _store(options)
+        processor = machine(cpu, winograd=_switch("winograd", options))
+        lowered = lower(graph, weights, CPU, processor, Choices(store, processor, cpu) if store else untuned)
         library, text = build(lowered.functions, cpu)
         return TvmProgram(
             self.name,
@@ -83,6 +95,21 @@ class CpuTarget(Target):
         from cnnc_tvm.peak import peaks
 
         return peaks()
+
+    def bench(
+        self, graph: Graph, options: Mapping[str, str], farm: Farm | None
+    ) -> AbstractContextManager[Bench]:
+        """The kernels of a graph, to be measured here or by a farm. CnncErrors as of `compile`, and E0610 where nothing
+        can be measured."""
+        from cnnc_tvm.ffi import import_compiler, threads
+
+        threads()
+        import_compiler()
+        from cnnc_tvm.bench_cpu import bench
+        from cnnc_tvm.build_cpu import machine
+
+        cpu = options.get("mcpu", "native")
+        return bench(graph, cpu, machine(cpu, winograd=_switch("winograd", options)), farm)
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
         from cnnc_tvm.cpu_device import CpuDevice
@@ -150,6 +177,13 @@ class CudaTarget(Target):
             self.name, *ports, plan, weights, code,
             lambda: code[KERNEL_SOURCE].decode(), lambda: CudaDevice(code[KERNELS], plan.kernels),
         )  # fmt: skip
+
+
+def _store(options: Mapping[str, str]) -> Store | None:
+    """Where what was tuned is, unless it is left out. CnncError E0902 for a switch that is neither on nor off."""
+    from cnnc.tuned import store
+
+    return store() if _switch("tuned", options) else None
 
 
 def _switch(name: str, options: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tvm_ffi
@@ -23,7 +23,7 @@ from cnnc.ir.dim import Dim, Floor, Min
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
-from cnnc_tvm.conv_shape import Machine
+from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.plan import Step
 from cnnc_tvm.tensor import (
     KERNEL,
@@ -46,6 +46,14 @@ from cnnc_tvm.tensor import (
 if TYPE_CHECKING:
     from cnnc.target import Array
 
+Tuned: TypeAlias = Callable[[ConvShape, bool], Any]
+"""The plan that was measured to be the fastest for a convolution of images that lie plainly, or in blocks; or None."""
+
+
+def untuned(shape: ConvShape, plain: bool) -> None:
+    """Nothing was measured."""
+
+
 @dataclass
 class Builder:
     """Collects the functions, the tensors and the steps of one graph."""
@@ -53,6 +61,8 @@ class Builder:
     weights: Mapping[str, Array]
     machine: Machine | None = None
     """A processor whose vectors images are stored for, in blocks of channels; None to store them plainly."""
+    tuned: Tuned = untuned
+    """What was found to compute a convolution fastest (see `candidates`)."""
     functions: dict[str, Function] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
     node: str = ""

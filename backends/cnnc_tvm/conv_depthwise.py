@@ -6,6 +6,7 @@ multiplied by the weights of all the columns that see it. Padding is never read,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,17 +34,30 @@ class Plan:
     """Rows that a thread computes of a block of channels at a time."""
 
 
+def plans(shape: ConvShape, machine: Machine) -> Iterator[Plan]:
+    """All plans there are."""
+    height = shape.out[0]
+    for columns in range(1, _most(shape, machine) + 1):
+        for chunk in {-(-height // chunks) for chunks in range(1, height + 1)}:
+            yield Plan(machine.lanes, columns, chunk)
+
+
 def choose(shape: ConvShape, machine: Machine) -> Plan:
     """The widest tile whose sums and weights fit the registers and that leaves the fewest columns over.
 
     Chunks of rows are as long as leaves each core several.
     """
     height, width = shape.out
-    most = min(width, max(2, machine.registers - shape.kernel[1] - 3))
+    most = _most(shape, machine)
     columns = min(range(-(-most // 2), most + 1), key=lambda columns: (-width % columns, -columns))
     tasks = -(-shape.channels // machine.lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
     chunks = min(height, -(-4 * machine.cores // tasks)) if machine.cores > 1 else 1
     return Plan(machine.lanes, columns, -(-height // chunks))
+
+
+def _most(shape: ConvShape, machine: Machine) -> int:
+    """Columns whose sums and weights fit the registers."""
+    return min(shape.out[1], max(2, machine.registers - shape.kernel[1] - 3))
 
 
 def pack(weight: Array, plan: Plan) -> Array:

@@ -53,11 +53,12 @@ class Plan:
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
-    plans = _plans(shape, machine, 1 if plain else machine.lanes)
-    return min(plans, key=lambda plan: _cycles(_walked(shape, plan.image), plan, machine))
+    return min(plans(shape, machine, plain=plain), key=lambda plan: cycles(shape, machine, plan))
 
 
-def _plans(shape: ConvShape, machine: Machine, depth: int) -> Iterator[Plan]:
+def plans(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Iterator[Plan]:
+    """All plans there are."""
+    depth = 1 if plain else machine.lanes
     for image in _walks(shape):
         height = _walked(shape, image).out[0]
         for rows, columns, blocks in _tiles(_walked(shape, image), machine):
@@ -95,8 +96,9 @@ def _blocks(shape: ConvShape, lanes: int) -> int:
     return -(-shape.filters // shape.groups // lanes)
 
 
-def _cycles(shape: ConvShape, plan: Plan, machine: Machine) -> float:
+def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     """Those for all images, two if their number is not known: for the tiles, by the share of the cores, and for L2."""
+    shape = _walked(shape, plan.image)
     (height, width), channels, blocks = shape.out, shape.channels // shape.groups, _blocks(shape, plan.lanes)
     depth = channels * prod(shape.kernel)
     filters = 4 * plan.lanes * plan.blocks * depth

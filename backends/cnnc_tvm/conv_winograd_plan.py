@@ -61,15 +61,16 @@ def choose(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) 
 
     A batch known only when the program runs is taken for 1.
     """
+    best = min(plans(shape, machine, sizes), key=lambda plan: cycles(shape, machine, plan), default=None)
+    return best if best and cycles(shape, machine, best) < _WORTH * _direct_cycles(shape, machine) else None
+
+
+def plans(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -> Iterator[Plan]:
+    """All plans with m among `sizes`; none where direct convolution is the only way."""
     if (shape.kernel, shape.stride, shape.dilation, shape.groups) != ((3, 3), (1, 1), (1, 1), 1):
-        return None
-    if shape.channels < _CHANNELS or not sizes:
-        return None
-    best = min(_plans(shape, machine, sizes), key=lambda plan: cycles(shape, machine, plan))
-    return best if cycles(shape, machine, best) < _WORTH * _direct_cycles(shape, machine) else None
-
-
-def _plans(shape: ConvShape, machine: Machine, sizes: Collection[int]) -> Iterator[Plan]:
+        return
+    if shape.channels < _CHANNELS:
+        return
     columns = min(2, -(-shape.filters // machine.lanes))
     rows = (machine.registers - 1 - columns) // columns  # and the weights, and one broadcast input
     for m in sizes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
@@ -16,16 +15,8 @@ from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-
-@dataclass(frozen=True)
-class _Choice:
-    """A kernel for a shape."""
-
-    plan: object
-    """Its sizes, which the packed weights depend on."""
-    pack: Callable[[Array], Array]
-    write: Callable[..., None]
-    """`write(finish, x, weights, y)` emits its statements."""
+Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan
+"""The sizes a kernel is generated with; its class says by which generator."""
 
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -34,15 +25,15 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
     if b.machine is None or shape is None or b.memory(out) is None:
         return None
     plain = b.memory(x.type) is None
-    choice = _choose(shape, b.machine, plain=plain)
-    if choice is None:
+    plan = b.tuned(shape, plain) or choose(shape, b.machine, plain=plain)
+    if plan is None:
         return None
     image, first = (b.plain(x), 0) if plain else b.image(x)
-    packed = b.packed(weight, f"{choice.plan}", choice.pack)
+    packed = b.packed(weight, f"{plan}", lambda w: _pack(plan, shape, w))
     heart = b.heart(out)
 
     def write(finish: Any, x: Any, w: Any, y: Any) -> None:
-        choice.write(finish, _From(x, first) if first else x, w, y)
+        _write(plan, shape, finish, _From(x, first) if first else x, w, y)
 
     kernel = Kernel(heart, (image, packed), write)
     return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
@@ -71,28 +62,32 @@ def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:
     )
 
 
-def _choose(shape: ConvShape, machine: Machine, *, plain: bool) -> _Choice | None:
-    """The kernel for a shape, on images that lie plainly or in blocks of channels."""
+def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
+    """The plan for a shape, on images that lie plainly or in blocks of channels, by models of what they cost."""
     groups, lanes = shape.groups, machine.lanes
     if groups == shape.channels == shape.filters and not plain:
-        by_channel = conv_depthwise.choose(shape, machine)
-
-        def write_depthwise(finish: Any, x: Any, w: Any, y: Any) -> None:
-            conv_depthwise.write(shape, by_channel, finish, x, w, y)
-
-        return _Choice(by_channel, lambda w: conv_depthwise.pack(w, by_channel), write_depthwise)
+        return conv_depthwise.choose(shape, machine)
     if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
         return None
     transformed = conv_winograd_plan.choose(shape, machine) if machine.winograd and not plain else None
-    if transformed is not None:
+    return transformed or conv_direct.choose(shape, machine, plain=plain)
 
-        def write_winograd(finish: Any, x: Any, w: Any, y: Any) -> None:
-            conv_winograd.write(shape, transformed, finish, x, w, y)
 
-        return _Choice(transformed, lambda w: conv_winograd.pack(w, transformed), write_winograd)
-    plan = conv_direct.choose(shape, machine, plain=plain)
+def _pack(plan: Plan, shape: ConvShape, weight: Array) -> Array:
+    match plan:
+        case conv_direct.Plan():
+            return conv_direct.pack(weight, plan, shape.groups)
+        case conv_winograd_plan.Plan():
+            return conv_winograd.pack(weight, plan)
+        case conv_depthwise.Plan():
+            return conv_depthwise.pack(weight, plan)
 
-    def write(finish: Any, x: Any, w: Any, y: Any) -> None:
-        conv_direct.write(shape, plan, finish, x, w, y)
 
-    return _Choice(plan, lambda w: conv_direct.pack(w, plan, groups), write)
+def _write(plan: Plan, shape: ConvShape, finish: Any, x: Any, w: Any, y: Any) -> None:
+    match plan:
+        case conv_direct.Plan():
+            conv_direct.write(shape, plan, finish, x, w, y)
+        case conv_winograd_plan.Plan():
+            conv_winograd.write(shape, plan, finish, x, w, y)
+        case conv_depthwise.Plan():
+            conv_depthwise.write(shape, plan, finish, x, w, y)

@@ -26,7 +26,7 @@ from cnnc_tvm import (
     rules_roi,
     rules_shape,
 )  # fmt: skip
-from cnnc_tvm.builder import Builder
+from cnnc_tvm.builder import Builder, Tuned, untuned
 from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.placing import place
 from cnnc_tvm.plan import Plan
@@ -65,13 +65,15 @@ class Lowered:
     weights: dict[str, Array]
 
 
-def lower(graph: Graph, weights: Weights, rules: Rules[Rule], machine: Machine | None = None) -> Lowered:
+def lower(
+    graph: Graph, weights: Weights, rules: Rules[Rule], machine: Machine | None = None, tuned: Tuned = untuned
+) -> Lowered:
     """The graph by these rules, with images in blocks of channels as wide as a machine's vectors.
 
     CnncError E0601 for ops without a rule, E0999 where a rule fails.
     """
     rules.check(graph)
-    b = Builder(weights, machine)
+    b = Builder(weights, machine, tuned)
     values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())

@@ -20,12 +20,13 @@ from cnnc.cli.profile import profile
 from cnnc.cli.run import run
 from cnnc.cli.summary import summary
 from cnnc.cli.test import test
+from cnnc.cli.tune import tune
 from cnnc.cli.verify import verify
 
 main = App(
     commands=[
-        check, test, summary, ir, compile_, run, verify, bench, profile, models, targets, passes, doctor, explain,
-        completion,
+        check, test, summary, ir, compile_, run, verify, bench, tune, profile, models, targets, passes, doctor,
+        explain, completion,
     ]
 )  # fmt: skip
 
