@@ -330,6 +330,15 @@ def test_lanes_that_call_functions() -> None:
     assert_agree(graph, {}, inputs, compiled("cpu", graph, {})(**inputs))
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_step_that_changes_nothing(target: str) -> None:
+    """Written over its operand: TVM makes no kernel of it."""
+    body = "x -> maxpool(2) -> transpose(0, 1, 2, 3) -> conv(2, 1)"
+    graph = cnnc.load(f"model M {{ input x: f32[N, 3, 6, 4] output y y = {body} }}")
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2)
+    assert_agree(graph, weights, inputs, compiled(target, graph, weights)(**inputs))
+
+
 def test_an_op_without_a_rule() -> None:
     graph = single(Unruled(), TensorType.parse("f32[N, 3]"))
     for target in (CpuTarget(), CudaTarget()):

@@ -160,7 +160,8 @@ class CudaTarget(Target):
         lowered = lower(graph, weights, CUDA)
         source, kernels = build(lowered.functions, arch)
         code = {KERNELS: compile_kernels(source, arch), KERNEL_SOURCE: source.encode()}
-        return self._program(ports(graph), replace(lowered.plan, kernels=kernels), lowered.weights, code)
+        steps = tuple(step for step in lowered.plan.steps if step.function in kernels)
+        return self._program(ports(graph), replace(lowered.plan, steps=steps, kernels=kernels), lowered.weights, code)
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
         code = {name: files[name] for name in (KERNELS, KERNEL_SOURCE)}

@@ -20,7 +20,8 @@ from cnnc_tvm.tensor import Function
 
 
 def build(functions: Mapping[str, Function], arch: str) -> tuple[str, dict[str, Kernel]]:
-    """CUDA C that has a kernel for each function, and how to launch it. CnncError E0999 where TVM fails."""
+    """CUDA C, and how to launch its kernels: one for each function that changes something. CnncError E0999 where
+    TVM fails."""
     if not functions:  # every output is an input
         return "", {}
     target = tvm.target.Target({"kind": "cuda", "arch": arch, "max_threads_per_block": 1024, "thread_warp_size": 32})
@@ -31,7 +32,7 @@ def build(functions: Mapping[str, Function], arch: str) -> tuple[str, dict[str, 
             device = _device_functions(tvm.IRModule(bodies), target)
         text = str(tvm.get_global_func("target.build.cuda")(device, target).inspect_source())
         kernels = {gv.name_hint.removesuffix("_kernel"): f for gv, f in device.functions.items()}
-        return text, {name: _kernel(bodies[name], kernels[name]) for name in functions}
+        return text, {name: _kernel(bodies[name], kernels[name]) for name in functions if name in kernels}
     except Exception as e:
         raise error("E0999", f"TVM failed to compile the program: {first_line(e)}") from e
 
