@@ -56,8 +56,8 @@ def row(name: str, batch: int) -> tuple[str, bool]:
 
 def _worst(setting: dict[str, Any]) -> float:
     """The largest part of its bound that an output of a setting is off by."""
-    outputs = setting["outputs"].values()
-    return max(x["error"] / x["bound"] if x["error"] is not None else float("inf") for x in outputs)
+    parts = [(x["error"], x["bound"]) for x in setting["outputs"].values()]
+    return max(0 if error == 0 else error / bound if error and bound else float("inf") for error, bound in parts)
 
 
 def main() -> int:
