@@ -68,6 +68,7 @@ class Trial(Protocol):
 
     def seconds(self, number: int) -> float:
         """The time of a run, the least of a few. KernelError where it fails."""
+        ...
 
     def agrees(self, number: int) -> bool:
         """Whether its result is that of the first, up to rounding. KernelError where it fails."""
@@ -80,10 +81,12 @@ class Bench(Protocol):
     @property
     def tasks(self) -> Sequence[Task]:
         """In order of the network."""
+        ...
 
     @property
     def places(self) -> int:
         """How many trials can go on at a time."""
+        ...
 
     def trial(self, task: Task, plans: Sequence[Plan]) -> AbstractContextManager[Trial]:
         """The kernels of these plans, loaded in a process of their own. KernelError where one cannot be made."""

@@ -127,10 +127,12 @@ def _print(name: str, outcome: Outcome, most: int) -> None:
         table.add_column(title, no_wrap=True, justify="left" if title in left else "right")
     for each in outcome.found:
         more = f" and {len(each.task.layers) - 1} more" if len(each.task.layers) > 1 else ""
-        of = f"{each.entry.tried if each.entry else 0} of {min(most, len(each.task.plans))}"
-        times = (f"{each.entry.before * 1e3:.3f}", f"{each.entry.after * 1e3:.3f}") if each.entry else ("", "")
+        tried, times = 0, ["", ""]
+        if each.entry:
+            tried, times = each.entry.tried, [f"{x * 1e3:.3f}" for x in (each.entry.before, each.entry.after)]
+        of = f"{tried} of {min(most, len(each.task.plans))}"
         ratio = f"{each.ratio:.2f}" if each.ratio < 1 else ""
-        table.add_row(each.task.name, f"{each.task.layers[0]}{more}", of, *times, ratio)
+        table.add_row(each.task.name, f"{''.join(each.task.layers[:1])}{more}", of, *times, ratio)
     print_table(table)
     click.echo(_summary(name, outcome.found))
     if not all(x.is_done(most) for x in outcome.found):
