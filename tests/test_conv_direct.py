@@ -62,8 +62,9 @@ def test_agrees(shape: ConvShape, machine: Machine) -> None:
 
 def test_batch_known_when_it_runs() -> None:
     shape = ConvShape(te.var("n", "int32"), 16, 32, (5, 6), (3, 3), pads=SAME)
+    plan = choose(replace(shape, batch=1), AVX512)
     for batch, once in (1, False), (3, True):
-        check(shape, replace(choose(shape, AVX512), chunk=2, weights_once=once), batch)
+        check(shape, replace(plan, chunk=2, weights_once=once), batch)
 
 
 @pytest.mark.parametrize(("columns", "blocks", "rows"), [(1, 3, 1), (5, 2, 2), (12, 1, 2)])

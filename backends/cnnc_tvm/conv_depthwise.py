@@ -33,6 +33,11 @@ class Plan:
     chunk: int
     """Rows that a thread computes of a block of channels at a time."""
 
+    @property
+    def layout(self) -> str:
+        """Names the arrangement that `pack` makes."""
+        return f"depthwise {self.lanes}"
+
 
 def plans(shape: ConvShape, machine: Machine) -> Iterator[Plan]:
     """All plans there are."""

@@ -50,6 +50,11 @@ class Plan:
     image: tuple[int, int]
     """Rows and columns of the image as it is walked: others than its own where no window reaches across rows."""
 
+    @property
+    def layout(self) -> str:
+        """Names the arrangement that `pack` makes."""
+        return f"direct {self.lanes} {self.blocks} {self.depth}"
+
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
@@ -97,7 +102,7 @@ def _blocks(shape: ConvShape, lanes: int) -> int:
 
 
 def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
-    """Those for all images, two if their number is not known: for the tiles, by the share of the cores, and for L2."""
+    """Those for all images, whose number is known: for the tiles, by the share of the cores, and for L2."""
     shape = _walked(shape, plan.image)
     (height, width), channels, blocks = shape.out, shape.channels // shape.groups, _blocks(shape, plan.lanes)
     depth = channels * prod(shape.kernel)
@@ -111,7 +116,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
         for columns, p in _parts(width, plan.columns)
         for b, q in _parts(blocks, plan.blocks)
     )
-    images = shape.batch if isinstance(shape.batch, int) else 2
+    images = int(shape.batch)
     tasks = images * chunks * passes
     used = prod(min(1, k / stride) for k, stride in zip(shape.kernel, shape.stride, strict=True))
     high = (plan.chunk - 1) * shape.stride[0] + shape.span[0]

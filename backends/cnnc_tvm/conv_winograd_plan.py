@@ -49,6 +49,11 @@ class Plan:
     the other, so that the weights are read once a block; otherwise a task does all of it with what is in its cache."""
 
     @property
+    def layout(self) -> str:
+        """Names the arrangement that `conv_winograd.pack` makes."""
+        return f"winograd {self.m} {self.lanes} {self.columns} {self.phases}"
+
+    @property
     def passes(self) -> list[int]:
         """How many tiles each pass over a panel of weights takes: at most `rows`, as even as can be, largest first."""
         count = -(-self.tiles // self.rows)
@@ -59,7 +64,7 @@ class Plan:
 def choose(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -> Plan | None:
     """The fastest plan with m among `sizes`, or None where direct convolution is better or the only way.
 
-    A batch known only when the program runs is taken for 1.
+    The batch must be known.
     """
     best = min(plans(shape, machine, sizes), key=lambda plan: cycles(shape, machine, plan), default=None)
     return best if best and cycles(shape, machine, best) < _WORTH * _direct_cycles(shape, machine) else None
@@ -84,7 +89,7 @@ def plans(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -
 
 def _total(shape: ConvShape, m: int) -> int:
     """Tiles of all images."""
-    images = shape.batch if isinstance(shape.batch, int) else 1
+    images = int(shape.batch)
     return images * prod(-(-n // m) for n in shape.out)
 
 
@@ -128,6 +133,6 @@ def _step(rows: int, columns: int) -> float:
 
 def _direct_cycles(shape: ConvShape, machine: Machine) -> float:
     channels, filters = (-(-n // machine.lanes) * machine.lanes for n in (shape.channels, shape.filters))
-    images = shape.batch if isinstance(shape.batch, int) else 1
+    images = int(shape.batch)
     products = 9 * channels * filters
     return (products * images * prod(shape.out) / machine.lanes / 2 * _DIRECT + 4 * products / _MEMORY) / machine.cores

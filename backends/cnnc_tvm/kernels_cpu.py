@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
-from cnnc_tvm.builder import Builder
+from cnnc_tvm.builder import Builder, Tuned
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
 
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
 Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan
 """The sizes a kernel is generated with; its class says by which generator."""
 
+FEW, MANY = 1, 8
+"""The batches that kernels for a batch of any size are chosen for."""
+_MANY_FROM = 4
+"""The first size that is taken for many."""
+_AS_GOOD = 1.05
+"""What a kernel may take of the time of the best for few, and of the best for many, to be the only one."""
+
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
     """The convolution by a kernel; None where there is none for its shape, or where images are stored plainly."""
@@ -25,18 +35,61 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
     if b.machine is None or shape is None or b.memory(out) is None:
         return None
     plain = b.memory(x.type) is None
-    plan = b.tuned(shape, plain) or choose(shape, b.machine, plain=plain)
-    if plan is None:
+    plans = best_plans(shape, b.machine, b.tuned, plain=plain)
+    if not plans:
         return None
     image, first = (b.plain(x), 0) if plain else b.image(x)
-    packed = b.packed(weight, f"{plan}", lambda w: _pack(plan, shape, w))
+    packed = [b.packed(weight, each.layout, partial(_pack, each, shape)) for each in plans]
+    operands = tuple(dict.fromkeys(packed))
     heart = b.heart(out)
 
-    def write(finish: Any, x: Any, w: Any, y: Any) -> None:
-        _write(plan, shape, finish, _From(x, first) if first else x, w, y)
+    def write(finish: Any, x: Any, *buffers: Any) -> None:
+        *weights, y = buffers
+        x = _From(x, first) if first else x
+        few, *many = [(each, weights[operands.index(w)]) for each, w in zip(plans, packed, strict=True)]
+        if not many:
+            _write(*few, shape, finish, x, y)
+            return
+        with T.If(shape.batch < _MANY_FROM):
+            with T.Then():
+                _write(*few, shape, finish, x, y)
+            with T.Else():
+                _write(*many[0], shape, finish, x, y)
 
-    kernel = Kernel(heart, (image, packed), write)
+    kernel = Kernel(heart, (image, *operands), write)
     return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+
+
+def best_plans(shape: ConvShape, machine: Machine, tuned: Tuned, *, plain: bool) -> list[Plan]:
+    """The plan, none if there is none; two, for few images and for many, where only the running program knows the batch
+    and one would be slow for either."""
+    shapes = [shape] if isinstance(shape.batch, int) else [replace(shape, batch=batch) for batch in (FEW, MANY)]
+    own = [plan for each in shapes if (plan := choose(each, machine, plain=plain))]
+    best = [tuned(each, plain) or plan for each, plan in zip(shapes, own, strict=False)]
+    if len(best) == 2 and best == own and (shared := _shared(shapes, own, machine, plain)):
+        return [shared]
+    return list(dict.fromkeys(best))
+
+
+def _shared(shapes: list[ConvShape], plans: list[Plan], machine: Machine, plain: bool) -> Plan | None:
+    """A plan that is about as good for each of two shapes as its own, if there is one."""
+    few, many = plans
+    if few == many or isinstance(few, conv_depthwise.Plan):  # which makes enough tasks of a single image
+        return few
+    model: Any
+    if isinstance(few, conv_direct.Plan) and isinstance(many, conv_direct.Plan):
+        model, others = conv_direct, list[Plan](conv_direct.plans(shapes[1], machine, plain=plain))
+    elif isinstance(few, conv_winograd_plan.Plan) and isinstance(many, conv_winograd_plan.Plan):
+        model, others = conv_winograd_plan, list[Plan](conv_winograd_plan.plans(shapes[1], machine))
+    else:
+        return None
+    least = [model.cycles(shape, machine, plan) for shape, plan in zip(shapes, plans, strict=True)]
+
+    def worst(plan: Plan) -> float:
+        return float(max(model.cycles(shape, machine, plan) / best for shape, best in zip(shapes, least, strict=True)))
+
+    both = min(others, key=worst)
+    return both if worst(both) <= _AS_GOOD else None
 
 
 @dataclass(frozen=True)
@@ -63,7 +116,8 @@ def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:
 
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
-    """The plan for a shape, on images that lie plainly or in blocks of channels, by models of what they cost."""
+    """The plan for a shape whose batch is known, on images that lie plainly or in blocks of channels, by models of what
+    they cost."""
     groups, lanes = shape.groups, machine.lanes
     if groups == shape.channels == shape.filters and not plain:
         return conv_depthwise.choose(shape, machine)
@@ -83,7 +137,7 @@ def _pack(plan: Plan, shape: ConvShape, weight: Array) -> Array:
             return conv_depthwise.pack(weight, plan)
 
 
-def _write(plan: Plan, shape: ConvShape, finish: Any, x: Any, w: Any, y: Any) -> None:
+def _write(plan: Plan, w: Any, shape: ConvShape, finish: Any, x: Any, y: Any) -> None:
     match plan:
         case conv_direct.Plan():
             conv_direct.write(shape, plan, finish, x, w, y)
