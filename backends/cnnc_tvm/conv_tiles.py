@@ -111,7 +111,7 @@ def _calls(finish: Finish) -> bool:
     return "tirx.call_pure_extern" in names
 
 
-def prefetch(buffer: Any, *index: Expr) -> None:
-    """Have a line of memory fetched into the first cache; it need not exist."""
-    read, everywhere, data = (tirx.const(x, "int32") for x in (0, 3, 1))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, everywhere, data))
+def prefetch(buffer: Any, *index: Expr, cache: int = 1) -> None:
+    """Have a line of memory fetched into the first cache, or the second; it need not exist."""
+    read, locality, data = (tirx.const(x, "int32") for x in (0, 4 - cache, 1))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, locality, data))

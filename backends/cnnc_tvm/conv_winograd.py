@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish
+from cnnc_tvm.conv_tiles import prefetch
 from cnnc_tvm.conv_winograd_plan import Plan
 from cnnc_tvm.tensor import Expr
 
@@ -199,12 +200,12 @@ class _Kernel:
         with T.serial(self.blocks) as block, T.serial(lanes) as lane_in:
             c = block * lanes + lane_in
             if self.plan.phases:  # what another core may have transformed
-                _prefetch(3, v, block + 1, position, first + lane_in, 0)
+                prefetch(v, block + 1, position, first + lane_in, 0)
             for q in columns:
-                _prefetch(3, w, panel, c + _AHEAD, q * lanes)
+                prefetch(w, panel, c + _AHEAD, q * lanes)
             line = tirx.indexdiv((number * channels + c) * len(columns), passes)  # each pass fetches its part
             for q in range(-(-len(columns) // passes)):
-                _prefetch(2, w, panel + 1, 0, (line + q) * lanes)
+                prefetch(w, panel + 1, 0, (line + q) * lanes, cache=2)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:
@@ -262,12 +263,6 @@ class _Kernel:
 
 def _clamp(i: Expr, size: int) -> Expr:
     return tirx.max(0, tirx.min(i, size - 1))
-
-
-def _prefetch(locality: int, buffer: Any, *index: Expr) -> None:
-    """Fetch into the first cache (3) or the second (2) what is read soon."""
-    read, near, data = (tirx.const(x, "int32") for x in (0, locality, 1))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, near, data))
 
 
 def _sum(factors: Sequence[Fraction], values: Sequence[Expr]) -> Expr:
