@@ -56,8 +56,8 @@ class Expected:
     """The float64 values of the outputs of a case, and the bound of each.
 
     The bound is that of `network_bounds`, which weights that amplify rounding make large. For large cases, and with
-    `values`, which are given where they are known already, it is `NETWORK_TOLERANCE`. Where the graph has f16 or bf16 it
-    is that tolerance, and at least twice what rounding every value to its element type does.
+    `values`, which are given where they are known already, it is `NETWORK_TOLERANCE`. Where the graph has f16 or bf16
+    it is that tolerance, and at least twice what rounding every value to its element type does.
     """
 
     def __init__(self, case: Case, values: Mapping[str, Array] | None = None) -> None:
