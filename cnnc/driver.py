@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from cnnc.contracts import FactResult, run_check
 from cnnc.diagnostics import CnncError, Diagnostic, Severity, error
 from cnnc.frontend.model import Elaborated, choose
 from cnnc.frontend.model import elaborate as elaborate_in
@@ -16,11 +15,10 @@ from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType
 from cnnc.ops.fused import unfused
-from cnnc.passes import Network, Optimised, Pass
-from cnnc.passes import choose as choose_passes
-from cnnc.passes import optimise as run_passes
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only some commands need is imported when it runs: `cnnc check` starts without it
+    from cnnc.contracts import FactResult
+    from cnnc.passes import Network, Optimised, Pass
     from cnnc.target import Array, Program, Target
 
 WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
@@ -113,11 +111,14 @@ def check_file(
             found += [] if needs_args else e.diagnostics
             if any(d.code == "E0505" for d in e.diagnostics):
                 break  # models made of one another would each take as long
-    for check in module.checks if facts else ():
-        try:
-            results += run_check(module, check)
-        except CnncError as e:
-            found += e.diagnostics
+    if facts:
+        from cnnc.contracts import run_check
+
+        for check in module.checks:
+            try:
+                results += run_check(module, check)
+            except CnncError as e:
+                found += e.diagnostics
     return Report(tuple(models), tuple(unique(found)), tuple(results))
 
 
@@ -134,6 +135,7 @@ def network_of(graph: Graph, weights: WeightsOf = 0) -> Network:
     `.pth` file, or a seed for the initialisers. CnncError E0401 for weights that do not fit, E0902 for other values."""
     from cnnc import weights as weight_files
     from cnnc.ir.verify import verify
+    from cnnc.passes import Network
 
     verify(graph)
     if isinstance(weights, int):
@@ -156,7 +158,10 @@ def optimise(
     `weights` are as `network_of` has them. `level` is 0 to 3, and `passes` changes to its passes
     ("-fold_batch_norm"); see `cnnc.passes`. `after` is called with each pass and its result.
     """
-    return run_passes(network_of(graph, weights), choose_passes(level, passes), after)
+    from cnnc.passes import choose
+    from cnnc.passes import optimise as run
+
+    return run(network_of(graph, weights), choose(level, passes), after)
 
 
 def compile(
@@ -173,6 +178,8 @@ def compile(
     for an option it does not have.
     """
     from cnnc import cache as compile_cache
+    from cnnc.passes import choose as choose_passes
+    from cnnc.passes import optimise as run_passes
     from cnnc.target import inner_sizes
     from cnnc.target import target as find
 

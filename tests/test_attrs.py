@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -166,7 +165,6 @@ def test_an_attribute_is_named_as_the_language_names_it():
         Conv(64, 0)
 
 
-@dataclass(frozen=True)
 class _Any(Op):
     name = "test_any"
 
@@ -186,7 +184,6 @@ def test_operands_are_read_off_the_signature():
 
 
 def test_a_name_is_registered_once():
-    @dataclass(frozen=True)
     class Other(Op):
         name = "relu"
 

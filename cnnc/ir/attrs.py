@@ -10,10 +10,10 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+from cnnc.ir.record import Record
 from cnnc.ir.types import DType
 
 Pair: TypeAlias = tuple[int, int]
@@ -27,10 +27,10 @@ class AttrError(ValueError):
     """An attribute's value is not of its kind. The message follows the attribute's name."""
 
 
-class Kind(ABC):
+class Kind(Record, ABC):
     """What values an attribute takes; `text` completes "expects ..."."""
 
-    text: str
+    text: ClassVar[str]
 
     @abstractmethod
     def coerce(self, value: object) -> Any:
@@ -60,7 +60,6 @@ def show_value(value: object) -> str:
     return str(value)
 
 
-@dataclass(frozen=True)
 class Int(Kind):
     """An integer from `low` to `high`."""
 
@@ -82,7 +81,6 @@ class Int(Kind):
         return number
 
 
-@dataclass(frozen=True)
 class Float(Kind):
     """A finite number; above `above` or at least `low` where given."""
 
@@ -106,7 +104,6 @@ class Float(Kind):
         return number
 
 
-@dataclass(frozen=True)
 class Bool(Kind):
     text = "true or false"
 
@@ -116,7 +113,6 @@ class Bool(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Choice(Kind):
     """One of some words."""
 
@@ -132,7 +128,6 @@ class Choice(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class DTypeKind(Kind):
     text = "f32, f16 or bf16"
 
@@ -145,7 +140,6 @@ class DTypeKind(Kind):
         return str(value)
 
 
-@dataclass(frozen=True)
 class PairKind(Kind):
     """Rows and columns: one number for both, or a list of two."""
 
@@ -166,7 +160,6 @@ class PairKind(Kind):
         return str(value[0]) if value[0] == value[1] else f"[{value[0]}, {value[1]}]"
 
 
-@dataclass(frozen=True)
 class PadKind(Kind):
     """Zero padding: a number, two (rows, columns), four (top, left, bottom, right), or one of `modes`."""
 
@@ -201,7 +194,6 @@ class PadKind(Kind):
         return f"[{top}, {left}, {bottom}, {right}]"
 
 
-@dataclass(frozen=True)
 class ListOf(Kind):
     """A list of values of one kind; a single value stands for a list of one."""
 
@@ -222,7 +214,6 @@ class ListOf(Kind):
         return f"[{', '.join(map(self.item.show, value))}]"
 
 
-@dataclass(frozen=True)
 class Optional(Kind):
     """A value of a kind, or nothing (the default, which the language cannot write)."""
 

@@ -78,5 +78,7 @@ def _params(node: Node, operands: list[Value], params: dict[str, Param]) -> dict
     """The node's parameters in the element type of its operands; `params` has those made so far, for sharing."""
     for param in node.params.values():
         if param.name not in params:
-            params[param.name] = replace(param, type=TensorType(param.type.shape, operands[0].type.dtype))
+            dtype = operands[0].type.dtype
+            same = param.type.dtype == dtype
+            params[param.name] = param if same else replace(param, type=TensorType(param.type.shape, dtype))
     return {role: params[param.name] for role, param in node.params.items()}

@@ -82,7 +82,8 @@ class Node:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", self.op.result(*(x.type for x in self.inputs)))
-        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+        if not isinstance(self.params, MappingProxyType):  # else they are those of another node
+            object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
 
     @staticmethod
     def make(op: Op, *inputs: Value, name: str, origin: Origin | None = None) -> Node:
@@ -162,7 +163,10 @@ class Graph:
     @cached_property
     def uses(self) -> Mapping[Value, int]:
         """How many operands of nodes, and outputs, each value is."""
-        uses = {value: len(users) for value, users in self.users.items()}
+        uses: dict[Value, int] = dict.fromkeys((*self.inputs, *self.nodes), 0)
+        for node in self.nodes:
+            for x in node.inputs:
+                uses[x] += 1
         for value in self.outputs.values():
             uses[value] += 1
         return uses
@@ -183,9 +187,11 @@ class Graph:
         """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first; itself if none is."""
         inputs = self.inputs if inputs is None else inputs
         new: dict[Value, Value] = dict(zip(self.inputs, inputs, strict=True))
+        same = inputs == self.inputs
         for node in self.nodes:
-            new[node] = rule(node, tuple(new[x] for x in node.inputs))
-        if all(new[x] is x for x in self.users):
+            new[node] = value = rule(node, tuple([new[x] for x in node.inputs]))
+            same = same and value is node
+        if same:
             return self
         return replace(self, inputs=inputs, outputs={name: new[x] for name, x in self.outputs.items()})
 
@@ -196,5 +202,4 @@ class Graph:
 
 def keep(node: Node, inputs: tuple[Value, ...]) -> Node:
     """`node` on other inputs; the same object where they are the same."""
-    same = len(inputs) == len(node.inputs) and all(a is b for a, b in zip(inputs, node.inputs, strict=True))
-    return node if same else Node(node.op, inputs, node.params, node.name, node.origin)
+    return node if inputs == node.inputs else Node(node.op, inputs, node.params, node.name, node.origin)

@@ -1,11 +1,10 @@
 """Ops: what a node computes.
 
-An op is a frozen dataclass. Its fields are its attributes, the parameters of its `infer` are its operands, and its
+An op is a record. Its fields are its attributes, the parameters of its `infer` are its operands, and its
 docstring says what it computes, the formula, the shapes and the source. Everything else about it (the call in the
 language, the diagnostics, the documentation, the text form) is derived from these, so an op is written in one place:
 
     @register
-    @dataclass(frozen=True)
     class LeakyRelu(Op):
         \"\"\"max(x, 0) + slope * min(x, 0). ...\"\"\"
 
@@ -24,12 +23,13 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
-from cnnc.ir.attrs import AttrError, Float, Kind, show_value
+from cnnc.ir.attrs import AttrError, Float, Kind, attr, show_value
 from cnnc.ir.dim import Dim
+from cnnc.ir.record import Record
 from cnnc.ir.types import TensorType
 
 MAX_ELEMENTS = 2**31
@@ -79,7 +79,6 @@ class Init:
 ZEROS, ONES = Init("constant", 0.0), Init("constant", 1.0)
 
 
-@dataclass(frozen=True)
 class InitKind(Kind):
     """The attribute kind of initialisers, written as a string: `init="orthogonal"`."""
 
@@ -128,9 +127,9 @@ def _no_macs(op: Op, out: TensorType, *operands: TensorType) -> Dim:
     return 0
 
 
-@dataclass(frozen=True)
-class Op:
-    """Base of all ops. Subclasses are frozen dataclasses with a `name` and an `infer`.
+@dataclass_transform(frozen_default=True, field_specifiers=(attr,))
+class Op(Record):
+    """Base of all ops. Subclasses have a `name`, an `infer`, and attributes as fields.
 
     `infer(self, x, ...)` takes the types of the data operands and returns the type of the result, or raises OpError;
     `*xs` makes the op variadic, a default of None an operand optional. `params(self, x, ...)` gives the parameters the
@@ -146,6 +145,7 @@ class Op:
     macs: ClassVar[Callable[..., Dim]] = _no_macs
 
     def __post_init__(self) -> None:
+        """Bring attributes to their one form. An op that checks several together extends it."""
         for field in attributes(type(self)):
             try:
                 value = field.metadata["kind"].coerce(getattr(self, field.name))
@@ -159,26 +159,7 @@ class Op:
 
     def result(self, *operands: TensorType) -> TensorType:
         """The type of the result for operands of these types; OpError says what is wrong with them."""
-        takes = operands_of(type(self))
-        if len(operands) < takes.least or (takes.most is not None and len(operands) > takes.most):
-            raise OpError("E0302", f"`{self.name}` takes {takes}, not {len(operands)}")
-        dtypes = [x.dtype for x in operands]
-        for i, dtype in enumerate(dtypes):
-            if dtype != dtypes[0]:
-                raise OpError(
-                    "E0303",
-                    f"operands of `{self.name}` have different element types: {dtypes[0]} and {dtype}",
-                    operand=i,
-                    help=f"convert one of them: `cast({dtypes[0]})`",
-                )
-        out = self.infer(*operands)
-        for axis, dim in enumerate(out.shape):
-            if isinstance(dim, int) and dim < 1:
-                raise OpError("E0304", f"`{self.name}` gives {out}: dimension {axis} is empty", axis=axis)
-        if (size := known_size(out)) >= MAX_ELEMENTS:
-            message = f"`{self.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}"
-            raise OpError("E0502", message)
-        return out
+        return _result(self, operands)
 
     def __str__(self) -> str:
         """The op as the language writes it: required attributes by position, others if not the default."""
@@ -192,6 +173,31 @@ class Op:
             elif value != self.default(field):
                 parts.append(f"{field.metadata['name']}={kind.show(value)}")
         return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+@lru_cache(maxsize=2**12)
+def _result(op: Op, operands: tuple[TensorType, ...]) -> TensorType:
+    """Kept for calls to come: networks repeat their layers, and every stage asks for their types again."""
+    takes = operands_of(type(op))
+    if len(operands) < takes.least or (takes.most is not None and len(operands) > takes.most):
+        raise OpError("E0302", f"`{op.name}` takes {takes}, not {len(operands)}")
+    dtypes = [x.dtype for x in operands]
+    for i, dtype in enumerate(dtypes):
+        if dtype != dtypes[0]:
+            raise OpError(
+                "E0303",
+                f"operands of `{op.name}` have different element types: {dtypes[0]} and {dtype}",
+                operand=i,
+                help=f"convert one of them: `cast({dtypes[0]})`",
+            )
+    out = op.infer(*operands)
+    for axis, dim in enumerate(out.shape):
+        if isinstance(dim, int) and dim < 1:
+            raise OpError("E0304", f"`{op.name}` gives {out}: dimension {axis} is empty", axis=axis)
+    if (size := known_size(out)) >= MAX_ELEMENTS:
+        message = f"`{op.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}"
+        raise OpError("E0502", message)
+    return out
 
 
 def known_size(x: TensorType) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Container
 from collections.abc import Set as AbstractSet
 
 from cnnc.diagnostics import CnncError, error
-from cnnc.ir.graph import Graph, Node, Param, Value, fresh_params
+from cnnc.ir.graph import Graph, Node, Param, Value
 from cnnc.ir.op import Op, OpError
+from cnnc.ir.types import DType, TensorType
 
 
 def verify(
@@ -52,16 +53,18 @@ def _define(value: Value, names: set[str], values: set[Value]) -> None:
 
 
 def _check_types(node: Node) -> None:
+    types = [x.type for x in node.inputs]
     try:
-        wanted = node.op.result(*(x.type for x in node.inputs))
-        fresh = fresh_params(node.op, node.inputs, node.name)
+        wanted = node.op.result(*types)
+        dtype = types[0].dtype if types else DType.F32
+        expected = {role: TensorType(x.shape, dtype) for role, x in node.op.params(*types).items()}
     except OpError as e:
         raise _broken(node, f"`{node.op}` refuses its operands: {e}") from None
     if node.type != wanted:
         raise _broken(node, f"its type is {node.type}, `{node.op}` gives {wanted}")
-    types = {role: str(x.type) for role, x in node.params.items()}
-    if types != (expected := {role: str(x.type) for role, x in fresh.items()}):
-        raise _broken(node, f"its parameters are {types}, `{node.op}` takes {expected}")
+    if (params := {role: x.type for role, x in node.params.items()}) != expected:
+        has, takes = ({role: str(x) for role, x in each.items()} for each in (params, expected))
+        raise _broken(node, f"its parameters are {has}, `{node.op}` takes {takes}")
 
 
 def _broken(value: Value, rule: str) -> CnncError:

@@ -6,7 +6,6 @@ Only `prelu`, `softmax` and `log_softmax` look at axes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cnnc.ir.attrs import AttrError, Choice, Float, Int, attr
 from cnnc.ir.op import Init, InitKind, Op, ParamSpec, register
@@ -14,7 +13,6 @@ from cnnc.ir.types import TensorType
 from cnnc.ops.checks import channels, check_axis
 
 
-@dataclass(frozen=True)
 class Pointwise(Op):
     """Base of the ops whose result at a place depends on x at that place alone."""
 
@@ -23,7 +21,6 @@ class Pointwise(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Relu(Pointwise):
     """y = max(x, 0). Shapes: any -> the same. Source: Nair & Hinton 2010."""
 
@@ -31,7 +28,6 @@ class Relu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class LeakyRelu(Pointwise):
     """y = x where x >= 0, else slope * x. Shapes: any -> the same. Source: Maas et al. 2013."""
 
@@ -40,7 +36,6 @@ class LeakyRelu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Prelu(Pointwise):
     """y = x where x >= 0, else weight[c] * x, with a learned slope for each channel.
 
@@ -60,7 +55,6 @@ class Prelu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Sigmoid(Pointwise):
     """y = 1 / (1 + exp(-x)). Shapes: any -> the same."""
 
@@ -68,7 +62,6 @@ class Sigmoid(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Tanh(Pointwise):
     """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)). Shapes: any -> the same."""
 
@@ -76,7 +69,6 @@ class Tanh(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Step(Pointwise):
     """y = 1 where x >= 0, else 0. Shapes: any -> the same. Source: McCulloch & Pitts 1943; Rosenblatt 1958."""
 
@@ -84,7 +76,6 @@ class Step(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Elu(Pointwise):
     """y = x where x > 0, else alpha * (exp(x) - 1). Shapes: any -> the same. Source: Clevert et al. 2016."""
 
@@ -93,7 +84,6 @@ class Elu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Selu(Pointwise):
     """y = scale * x where x > 0, else scale * alpha * (exp(x) - 1).
 
@@ -105,7 +95,6 @@ class Selu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Gelu(Pointwise):
     """y = x * Phi(x), Phi the normal distribution function; `approx="tanh"` takes Phi's tanh approximation.
 
@@ -118,7 +107,6 @@ class Gelu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Silu(Pointwise):
     """y = x / (1 + exp(-x)), also called swish.
 
@@ -129,7 +117,6 @@ class Silu(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class HardSigmoid(Pointwise):
     """y = clip(x/6 + 1/2, 0, 1). Shapes: any -> the same. Source: Howard et al. 2019."""
 
@@ -137,7 +124,6 @@ class HardSigmoid(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class HardSwish(Pointwise):
     """y = x * clip(x/6 + 1/2, 0, 1). Shapes: any -> the same. Source: Howard et al. 2019."""
 
@@ -145,7 +131,6 @@ class HardSwish(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Clip(Pointwise):
     """y = min(max(x, low), high). Shapes: any -> the same."""
 
@@ -160,7 +145,6 @@ class Clip(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Softmax(Op):
     """y = exp(x - m) / sum of exp(x - m) along `axis`, m the maximum along it: positive, with sum 1.
 
@@ -176,7 +160,6 @@ class Softmax(Op):
 
 
 @register
-@dataclass(frozen=True)
 class LogSoftmax(Op):
     """y = x - m - log(sum of exp(x - m)) along `axis`, m the maximum along it: the logarithm of `softmax`.
 
@@ -192,7 +175,6 @@ class LogSoftmax(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Abs(Pointwise):
     """y = |x|. Shapes: any -> the same."""
 
@@ -200,7 +182,6 @@ class Abs(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Exp(Pointwise):
     """y = e^x. Shapes: any -> the same."""
 
@@ -208,7 +189,6 @@ class Exp(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Log(Pointwise):
     """y = the natural logarithm of x; -Inf at 0, NaN below. Shapes: any -> the same."""
 
@@ -216,7 +196,6 @@ class Log(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Sqrt(Pointwise):
     """y = the square root of x; NaN below 0. Shapes: any -> the same."""
 
@@ -224,7 +203,6 @@ class Sqrt(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Neg(Pointwise):
     """y = -x. Shapes: any -> the same."""
 
@@ -232,7 +210,6 @@ class Neg(Pointwise):
 
 
 @register
-@dataclass(frozen=True)
 class Dropout(Pointwise):
     """y = x. In training each value is 0 with probability p and x / (1 - p) otherwise.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cnnc.ir.attrs import AttrError, Bool, Int, Padding, PadKind, Pair, PairKind, attr
 from cnnc.ir.dim import Dim
@@ -16,7 +15,6 @@ HE = Init("he_normal")
 
 
 @register
-@dataclass(frozen=True)
 class Conv(Op):
     """2-D convolution (cross-correlation), grouped and dilated.
 
@@ -67,7 +65,6 @@ class Conv(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Deconv(Op):
     """Transposed convolution: each input value stamps the kernel, scaled, onto the output; the gradient of `conv`.
 
@@ -126,7 +123,6 @@ class Deconv(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Local(Op):
     """Locally connected layer: a convolution whose weights differ from place to place.
 

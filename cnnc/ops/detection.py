@@ -6,7 +6,6 @@ number of boxes: lists are filled up with boxes of score 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
 from cnnc.ir.attrs import Bool, Float, Int, ListOf, Pair, PairKind, attr
@@ -17,7 +16,6 @@ from cnnc.ops.checks import channels, check_same, images
 
 
 @register
-@dataclass(frozen=True)
 class RoiPool(Op):
     """The maximum of each cell of a grid laid over each region.
 
@@ -37,7 +35,6 @@ class RoiPool(Op):
 
 
 @register
-@dataclass(frozen=True)
 class RoiAlign(Op):
     """The mean of samples x samples points in each cell of a grid laid over each region, read bilinearly.
 
@@ -60,7 +57,6 @@ class RoiAlign(Op):
 
 
 @register
-@dataclass(frozen=True)
 class RoiAlignPyramid(Op):
     """`roi_align` of each region on the pyramid level that suits its size.
 
@@ -88,7 +84,6 @@ class RoiAlignPyramid(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Anchors(Op):
     """Boxes around every place of a map: for each ratio, for each size, one that is size*sqrt(ratio) high.
 
@@ -116,7 +111,6 @@ class Anchors(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Decode(Op):
     """Anchors moved and scaled by predicted deltas dx, dy, dw, dh.
 
@@ -136,7 +130,6 @@ class Decode(Op):
 
 
 @register
-@dataclass(frozen=True)
 class ClipBoxes(Op):
     """Boxes cut to the image: x1, x2 to 0 .. W, y1, y2 to 0 .. H; NaN stays.
 
@@ -153,7 +146,6 @@ class ClipBoxes(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Nms(Op):
     """Non-maximum suppression: the best boxes of each image that do not overlap a kept one by more than `iou`.
 
@@ -179,7 +171,6 @@ class Nms(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Top(Op):
     """The k best of several lists of scored boxes, best first; filled up with zeros where there are fewer.
 

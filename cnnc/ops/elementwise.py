@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cnnc.ir.dim import Dim
 from cnnc.ir.op import Op, register
 from cnnc.ir.types import TensorType
@@ -27,7 +25,6 @@ def broadcast(op: str, *shapes: tuple[Dim, ...], nouns: str = "branches") -> tup
     return tuple(out)
 
 
-@dataclass(frozen=True)
 class Merge(Op):
     """Base of the ops that combine any number of tensors: the result does not depend on their order."""
 
@@ -36,7 +33,6 @@ class Merge(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Add(Merge):
     """y = the sum of the operands. Shapes: broadcast. Source: the shortcut of He et al. 2016."""
 
@@ -44,7 +40,6 @@ class Add(Merge):
 
 
 @register
-@dataclass(frozen=True)
 class Mul(Merge):
     """y = the product of the operands, place by place. Shapes: broadcast. Source: the gate of Hu et al. 2018."""
 
@@ -52,7 +47,6 @@ class Mul(Merge):
 
 
 @register
-@dataclass(frozen=True)
 class Maximum(Merge):
     """y = the largest of the operands at each place. Shapes: broadcast. Source: maxout, Goodfellow et al. 2013."""
 
@@ -60,7 +54,6 @@ class Maximum(Merge):
 
 
 @register
-@dataclass(frozen=True)
 class Minimum(Merge):
     """y = the smallest of the operands at each place. Shapes: broadcast."""
 
@@ -68,7 +61,6 @@ class Minimum(Merge):
 
 
 @register
-@dataclass(frozen=True)
 class Sub(Op):
     """z = x - y. Shapes: broadcast."""
 
@@ -79,7 +71,6 @@ class Sub(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Div(Op):
     """z = x / y. Shapes: broadcast."""
 

@@ -7,7 +7,6 @@ says so (`Target.fuses`); others get the nodes one by one, as `unfused` gives th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -22,7 +21,6 @@ from cnnc.ops.elementwise import Merge
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class OpKind(Kind):
     """An op, written as in the language."""
 
@@ -40,7 +38,6 @@ class OpKind(Kind):
 
 
 @register
-@dataclass(frozen=True)
 class Fused(Op):
     """The first of `parts` on x, and each further one on the result so far.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cnnc.ir.attrs import Bool, Int, attr
 from cnnc.ir.dim import Dim
@@ -14,7 +13,6 @@ from cnnc.ops.elementwise import broadcast
 
 
 @register
-@dataclass(frozen=True)
 class Linear(Op):
     """Fully connected layer: y[n, o] = bias[o] + sum over f of weight[o, f] * x[n, f].
 
@@ -39,7 +37,6 @@ class Linear(Op):
 
 
 @register
-@dataclass(frozen=True)
 class MatMul(Op):
     """Matrix product of the last two axes: z[..., i, j] = sum over k of x[..., i, k] * y[..., k, j].
 
@@ -67,7 +64,6 @@ class MatMul(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Rbf(Op):
     """Radial basis units: the squared distance of x to each of c learned points.
 
@@ -92,7 +88,6 @@ class Rbf(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Scale(Op):
     """y = weight[c] * x + bias[c], a learned factor and offset for each channel.
 

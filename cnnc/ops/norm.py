@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cnnc.ir.attrs import Bool, Float, Int, ListOf, attr
 from cnnc.ir.op import ONES, ZEROS, Op, OpError, ParamSpec, register
@@ -12,7 +11,6 @@ from cnnc.ops.checks import channels, check_axis, check_groups, images, known
 
 
 @register
-@dataclass(frozen=True)
 class BatchNorm(Op):
     """y = weight[c] * (x - running_mean[c]) / sqrt(running_var[c] + eps) + bias[c].
 
@@ -42,7 +40,6 @@ class BatchNorm(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Lrn(Op):
     """Local response normalisation: y = x / (k + alpha/m * S)^beta, S a sum of squares over m neighbours.
 
@@ -66,7 +63,6 @@ class Lrn(Op):
 
 
 @register
-@dataclass(frozen=True)
 class LayerNorm(Op):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, mean and (biased) var over all axes from `axis` on.
 
@@ -92,7 +88,6 @@ class LayerNorm(Op):
 
 
 @register
-@dataclass(frozen=True)
 class GroupNorm(Op):
     """y = weight[c] * (x - mean) / sqrt(var + eps) + bias[c], mean and (biased) var over a sample's group of channels.
 
@@ -114,7 +109,6 @@ class GroupNorm(Op):
 
 
 @register
-@dataclass(frozen=True)
 class InstanceNorm(Op):
     """y = weight[c] * (x - mean) / sqrt(var + eps) + bias[c], mean and (biased) var over the places of one channel.
 
@@ -137,7 +131,6 @@ class InstanceNorm(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Normalize(Op):
     """y = (x - mean[c]) / std[c], with constants: the preprocessing a network was trained with.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass
+from dataclasses import Field
 from typing import Any
 
 from cnnc.ir.attrs import AttrError, Bool, Optional, Padding, PadKind, Pair, PairKind, attr
@@ -12,7 +12,6 @@ from cnnc.ops.checks import check_same, images
 from cnnc.ops.window import Pads, extent, padding, static_padding, windows
 
 
-@dataclass(frozen=True)
 class Windowed(Op):
     """Base of the ops with pooling windows: `s` is the kernel's size where it is not given."""
 
@@ -28,7 +27,6 @@ class Windowed(Op):
         return self.kernel if field.name == "stride" else super().default(field)
 
 
-@dataclass(frozen=True)
 class Pool(Windowed):
     """Base of the pooling ops. Shapes: x [N, C, H, W] -> [N, C, H', W'], H' = floor((H + top + bottom - k) / s) + 1.
 
@@ -66,7 +64,6 @@ class Pool(Windowed):
 
 
 @register
-@dataclass(frozen=True)
 class MaxPool(Pool):
     """y = the maximum of each window; the padding counts as -Inf. Shapes: as `Pool`. Source: Ranzato et al. 2007."""
 
@@ -80,7 +77,6 @@ class MaxPool(Pool):
 
 
 @register
-@dataclass(frozen=True)
 class AvgPool(Pool):
     """y = the sum of each window over the number of its places.
 
@@ -93,7 +89,6 @@ class AvgPool(Pool):
 
 
 @register
-@dataclass(frozen=True)
 class L2Pool(Pool):
     """y = the square root of the sum of squares of each window; zero outside x. Shapes: as `Pool`.
 
@@ -104,7 +99,6 @@ class L2Pool(Pool):
 
 
 @register
-@dataclass(frozen=True)
 class AdaptiveAvgPool(Op):
     """y = means over a grid of `size` windows that cover x, whatever its size.
 
@@ -121,7 +115,6 @@ class AdaptiveAvgPool(Op):
 
 
 @register
-@dataclass(frozen=True)
 class GlobalAvgPool(Op):
     """y = the mean of each map. Shapes: x [N, C, H, W] -> [N, C, 1, 1]. Source: Lin et al. 2014."""
 
@@ -133,7 +126,6 @@ class GlobalAvgPool(Op):
 
 
 @register
-@dataclass(frozen=True)
 class GlobalMaxPool(Op):
     """y = the maximum of each map. Shapes: x [N, C, H, W] -> [N, C, 1, 1]. Source: Oquab et al. 2015."""
 
@@ -145,7 +137,6 @@ class GlobalMaxPool(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Unpool(Windowed):
     """Max-unpooling: x's values go where the windows of `source` have their maxima, zero elsewhere.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cnnc.ir.attrs import AttrError, Bool, Int, ListOf, attr
 from cnnc.ir.op import Op, register
 from cnnc.ir.types import TensorType
 from cnnc.ops.checks import check_axis
 
 
-@dataclass(frozen=True)
 class Reduce(Op):
     """Base of the reductions: the axes named go, or stay with size 1 if `keep`. `axes` is sorted."""
 
@@ -32,7 +29,6 @@ class Reduce(Op):
 
 
 @register
-@dataclass(frozen=True)
 class ReduceMean(Reduce):
     """y = the mean over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
@@ -40,7 +36,6 @@ class ReduceMean(Reduce):
 
 
 @register
-@dataclass(frozen=True)
 class ReduceSum(Reduce):
     """y = the sum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
@@ -48,7 +43,6 @@ class ReduceSum(Reduce):
 
 
 @register
-@dataclass(frozen=True)
 class ReduceMax(Reduce):
     """y = the maximum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 
@@ -56,7 +50,6 @@ class ReduceMax(Reduce):
 
 
 @register
-@dataclass(frozen=True)
 class ReduceMin(Reduce):
     """y = the minimum over `axes`. Shapes: x's without these axes, or with 1 there if `keep`."""
 

@@ -6,8 +6,6 @@ i * (H - 1) / (h - 1) is 0 where h is 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cnnc.ir.attrs import AttrError, Bool, Choice, Optional, Pair, PairKind, attr
 from cnnc.ir.op import Op, OpError, register
 from cnnc.ir.types import TensorType
@@ -17,7 +15,6 @@ _MODE = Choice(("nearest", "bilinear"))
 
 
 @register
-@dataclass(frozen=True)
 class Upsample(Op):
     """x resampled to `scale` times its rows and columns.
 
@@ -41,7 +38,6 @@ class Upsample(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Resize(Op):
     """x resampled to `size`, or to the rows and columns of a second operand.
 
@@ -72,7 +68,6 @@ class Resize(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Crop(Op):
     """The part of x that starts `offset` rows and columns in and is as large as a second operand.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from cnnc.ir.attrs import AttrError, DTypeKind, Float, Int, ListOf, Padding, PadKind, attr
@@ -13,7 +12,6 @@ from cnnc.ops.checks import channels, check_axis, check_groups, check_same, imag
 
 
 @register
-@dataclass(frozen=True)
 class Concat(Op):
     """The operands joined along `axis`. Shapes: equal but for that axis, whose sizes add up."""
 
@@ -35,7 +33,6 @@ class Concat(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Slice(Op):
     """x[start:stop:step] along `axis` as in Python: `stop` is cut to the size, negative bounds count from the end.
 
@@ -71,7 +68,6 @@ class Slice(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Take(Op):
     """The entries of `axis` at these positions, in this order. Shapes: the axis becomes len(indices)."""
 
@@ -89,7 +85,6 @@ class Take(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Pad(Op):
     """x with rows and columns of `value` around it.
 
@@ -113,7 +108,6 @@ class Pad(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Flatten(Op):
     """The axes from `axis` on as one. Shapes: x [N, d1, d2, ...] -> [N, d1*d2*...]."""
 
@@ -126,7 +120,6 @@ class Flatten(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Reshape(Op):
     """The values of each sample in a new shape, in the same (row-major) order; axis 0 stays.
 
@@ -161,7 +154,6 @@ class Reshape(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Transpose(Op):
     """The axes in another order: axis i of y is axis axes[i] of x. Shapes: x's, permuted."""
 
@@ -181,7 +173,6 @@ class Transpose(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Cast(Op):
     """x in another element type, rounded to nearest, ties to even. Shapes: the same."""
 
@@ -193,7 +184,6 @@ class Cast(Op):
 
 
 @register
-@dataclass(frozen=True)
 class Constant(Op):
     """A tensor of fixed values, row by row; without a shape, a single number. Shapes: no operands -> `shape`."""
 
@@ -215,7 +205,6 @@ class Constant(Op):
 
 
 @register
-@dataclass(frozen=True)
 class ChannelShuffle(Op):
     """Channels dealt out across groups: y[:, i*g + j] = x[:, j*(C/g) + i], g groups.
 
@@ -232,7 +221,6 @@ class ChannelShuffle(Op):
 
 
 @register
-@dataclass(frozen=True)
 class PixelShuffle(Op):
     """Channels become places: y[n, c, h*r + i, w*r + j] = x[n, c*r*r + i*r + j, h, w], r the scale.
 

@@ -116,15 +116,13 @@ class Sweep:
         """What becomes of a node on rewritten operands: the rules' replacement, itself rewritten until none applies."""
         self.written = node
         value: Value = keep(node, inputs)
-        uses = self._uses[node]
         while isinstance(value, Node):
             replacement = self._apply(value)
             if replacement is None:
                 break
             value = replacement
         if value is not node:  # one that was there already keeps its other uses; this node's of it are gone
-            uses += self._uses.get(value, 0) - inputs.count(value)
-        self._uses[value] = uses
+            self._uses[value] = self._uses[node] + self._uses.get(value, 0) - inputs.count(value)
         return value
 
     def _apply(self, value: Node) -> Value | None:
@@ -204,7 +202,7 @@ class Pipeline:
             before, network = network, each.run(network, notes)
             if network is not before:
                 verify(network.graph, known=known)
-                known = network.graph.users.keys()
+                known = network.graph.uses.keys()
             if after is not None:
                 after(each, network)
         return Optimised(network, tuple(notes))
