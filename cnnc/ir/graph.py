@@ -186,14 +186,14 @@ class Graph:
     ) -> Graph:
         """The graph with each node replaced by `rule(node, its rebuilt inputs)`, operands first; itself if none is."""
         inputs = self.inputs if inputs is None else inputs
-        new: dict[Value, Value] = dict(zip(self.inputs, inputs, strict=True))
-        same = inputs == self.inputs
+        new: dict[Value, Value] = {old: x for old, x in zip(self.inputs, inputs, strict=True) if x is not old}
         for node in self.nodes:
-            new[node] = value = rule(node, tuple([new[x] for x in node.inputs]))
-            same = same and value is node
-        if same:
+            value = rule(node, tuple([new.get(x, x) for x in node.inputs]) if new else node.inputs)
+            if value is not node:
+                new[node] = value
+        if not new:
             return self
-        return replace(self, inputs=inputs, outputs={name: new[x] for name, x in self.outputs.items()})
+        return replace(self, inputs=inputs, outputs={name: new.get(x, x) for name, x in self.outputs.items()})
 
     def with_outputs(self, outputs: Mapping[str, Value]) -> Graph:
         """The graph pruned to other outputs; inputs stay."""

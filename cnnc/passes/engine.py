@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from cnnc.ir.graph import Graph, Node, Param, Value, keep
@@ -95,8 +94,7 @@ class Pass:
         graph = network.graph.rebuild(sweep.rewrite)
         if graph is network.graph:
             return network
-        weights = {name: sweep.weights[name] for name in graph.params}
-        return Network(graph, MappingProxyType(weights))
+        return Network(graph, {name: sweep.weights[name] for name in graph.params})
 
 
 class Sweep:
@@ -105,7 +103,7 @@ class Sweep:
     def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
         self.graph, self.owner, self.notes = network.graph, owner, notes
         self.weights: dict[str, Array] = dict(network.weights)
-        self._uses = dict(self.graph.uses)
+        self._new_uses: dict[Value, int] = {}
         self._names: set[str] = set()
         self.memo: dict[object, Any] = {}
         """What rules of this run keep for each other."""
@@ -122,7 +120,8 @@ class Sweep:
                 break
             value = replacement
         if value is not node:  # one that was there already keeps its other uses; this node's of it are gone
-            self._uses[value] = self._uses[node] + self._uses.get(value, 0) - inputs.count(value)
+            others = self._new_uses.get(value, self.graph.uses.get(value, 0)) - inputs.count(value)
+            self._new_uses[value] = self.graph.uses[node] + others
         return value
 
     def _apply(self, value: Node) -> Value | None:
@@ -139,7 +138,8 @@ class Sweep:
 
     def uses(self, value: Value) -> int:
         """How many operands of nodes and outputs of the graph the value is."""
-        return self._uses.get(value, 1)
+        new = self._new_uses.get(value)
+        return self.graph.uses.get(value, 1) if new is None else new
 
     def used_once(self, value: Value) -> bool:
         """Whether one node and no output reads the value."""

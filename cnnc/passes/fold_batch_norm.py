@@ -32,7 +32,7 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
     check_changeable(layer, sweep)
     scale, shift = affine(node, sweep)
     weight, bias = scaled(layer, per_output(scale, layer), sweep), scale * bias_of(layer, sweep) + shift
-    op = replace(layer.op, bias=layer.op.bias or has_offset(node))
+    op = layer.op if layer.op.bias or not has_offset(node) else replace(layer.op, bias=True)
     return refit(op, layer, layer.inputs, weight, bias, sweep)
 
 

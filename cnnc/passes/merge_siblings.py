@@ -43,9 +43,10 @@ def merge(node: Node, sweep: Sweep) -> Value | None:
         return None
     sweep.memo[source] = source
     families: dict[Op, list[Node]] = {}
-    for user in sweep.graph.users[source]:
-        if isinstance(user.op, ops.Conv | ops.Linear):
-            families.setdefault(_form(user.op), []).append(user)
+    if len(readers := sweep.graph.users[source]) > 1:
+        for reader in readers:
+            if isinstance(reader.op, ops.Conv | ops.Linear):
+                families.setdefault(_form(reader.op), []).append(reader)
     for family in families.values():
         _merge(family, node.inputs[0], sweep)
     return merge(node, sweep) if sweep.written in sweep.memo else None
