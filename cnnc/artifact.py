@@ -4,15 +4,18 @@ Nothing in an artifact is believed before it is checked: names stay inside, size
 byte is under a SHA-256 (of a large member under that of its pieces, which several threads compute). Native code is
 loaded only from an artifact that this user saved (its manifest carries an HMAC under a key in the user's configuration
 directory) or that the caller trusts.
+
+Members are read first and checked then, so that nobody changes them in between. Only those that a target asks for as
+`mapped`, which are numbers and no code, stay in the file: like a shared library, an artifact in use is replaced by
+another file, as `save` does, and not written over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
+import mmap
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -30,13 +33,14 @@ from cnnc.ir.dim import Sym, parse_dim
 from cnnc.ir.graph import Graph
 from cnnc.ir.json import from_json, to_json
 from cnnc.ir.verify import verify
+from cnnc.memory import ALIGNMENT
+from cnnc.signing import sign, signed_here
 from cnnc.target import Port, Program, target
-from cnnc.weights import check, from_bytes, to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-    from cnnc.target import Array, Weights
+    from cnnc.target import Array, Contents, Weights
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -45,6 +49,8 @@ MAX_MANIFEST: Final = 2**20
 """Bytes of a manifest."""
 _LOCAL_HEADER: Final = 30
 """Bytes of the header before a member of a zip archive, of which the last four say how long what follows it is."""
+_PADDING: Final = 0xD935
+"""The extra field that aligns, as Android's zipalign numbers it."""
 PIECE: Final = 2**22
 """Bytes of a member that have a digest of their own."""
 
@@ -80,17 +86,21 @@ WEIGHTS: Final = "weights.safetensors"
 
 def network_files(graph: Graph, weights: Weights) -> dict[str, bytes]:
     """The members of an artifact of a target that makes its program anew from the graph: no code is among them."""
+    from cnnc.weights import to_bytes
+
     return {GRAPH: json.dumps(to_json(graph)).encode(), WEIGHTS: to_bytes(weights)}
 
 
-def read_network(files: Mapping[str, bytes]) -> tuple[Graph, dict[str, Array]]:
+def read_network(files: Mapping[str, Contents]) -> tuple[Graph, dict[str, Array]]:
     """The graph and weights that `network_files` wrote. CnncError E0402 and E0405 for malformed ones, E0401 for
     weights that do not fit the graph, E0999 for a graph that is not well formed."""
+    from cnnc.weights import check, from_bytes
+
     try:
-        graph = from_json(json.loads(files.get(GRAPH, b"")))
+        graph = from_json(json.loads(bytes(files.get(GRAPH, b""))))
     except (ValueError, RecursionError) as e:
         raise error("E0405", f"`{GRAPH}` is not JSON: {e}") from None
-    return verify(graph), check(from_bytes(files.get(WEIGHTS, b""), WEIGHTS), graph, WEIGHTS)
+    return verify(graph), check(from_bytes(bytes(files.get(WEIGHTS, b"")), WEIGHTS), graph, WEIGHTS)
 
 
 def load_program(path: Path, *, trust: bool = False) -> Program:
@@ -107,9 +117,14 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
         manifest_bytes = archive.read(MANIFEST) if MANIFEST in members else b""
         manifest = _manifest(path, manifest_bytes)
         signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
-        files = _files(path, archive, members, manifest)
-    chosen = target(manifest["target"])
-    ours = not chosen.native or (not trust and _signed_here(manifest_bytes, signature))
+        chosen = target(manifest["target"])
+        files = _files(path, archive, members, manifest, chosen.mapped)
+        with ThreadPoolExecutor(1) as checker:
+            changed = checker.submit(_changed, files, manifest["files"])
+            chosen.prepare()
+    if changed.result():
+        raise _damaged(path, f"its member `{changed.result()}` was changed")
+    ours = not chosen.native or (not trust and signed_here(manifest_bytes, signature))
     if not ours and not trust:
         raise error(
             "E0711", f"`{path}` holds native code that was not compiled by you",
@@ -163,13 +178,23 @@ def _write(program: Program, path: Path) -> None:
     text = json.dumps(manifest, indent=2).encode()
     members = {MANIFEST: text, **files}
     if target(program.target).native:
-        members[SIGNATURE] = _hmac(_key(create=True), text)
+        members[SIGNATURE] = sign(text)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data)  # a fixed date: equal programs give equal artifacts
+            member = zipfile.ZipInfo(name)  # a fixed date: equal programs give equal artifacts
+            assert archive.fp is not None
+            member.extra = _padding(archive.fp.tell() + _LOCAL_HEADER + len(name.encode()))
+            archive.writestr(member, data)
 
 
-def _claim(data: bytes) -> dict[str, object]:
+def _padding(start: int) -> bytes:
+    """An extra field at this place after which the contents of a member are aligned, for those who map them."""
+    room = -start % ALIGNMENT
+    size = room - 4 if room >= 4 else room - 4 + ALIGNMENT  # its head has four bytes
+    return struct.pack("<HH", _PADDING, size) + bytes(size)
+
+
+def _claim(data: Contents) -> dict[str, object]:
     """What the manifest says of a member: its size and its SHA-256, or that of the SHA-256s of its pieces in a row."""
     pieces = [memoryview(data)[start : start + PIECE] for start in range(0, len(data), PIECE)]
     if len(pieces) > 1:
@@ -221,76 +246,35 @@ def _manifest(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _files(
-    path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], manifest: dict[str, Any]
-) -> dict[str, bytes]:
-    """The members that the manifest lists, which must be all there are, each with its checksum."""
+    path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], manifest: dict[str, Any],
+    mapped: Collection[str],
+) -> dict[str, Contents]:  # fmt: skip
+    """The members that the manifest lists, which must be all there are."""
     listed = manifest["files"]
     if different := listed.keys() ^ (members.keys() - {MANIFEST, SIGNATURE}):
         raise _damaged(path, f"its manifest and its members disagree about `{min(different)}`")
-    files = {}
-    for name, claim in listed.items():
-        data = _stored(archive, members[name])
-        if claim != _claim(data):
-            raise _damaged(path, f"its member `{name}` was changed")
-        files[name] = data
-    return files
+    return {name: _stored(archive, members[name], mapped=name in mapped) for name in listed}
 
 
-def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _changed(files: Mapping[str, Contents], claims: Mapping[str, object]) -> str:
+    """The first member that is not what the manifest says of it, "" if there is none."""
+    return next((name for name, data in files.items() if claims[name] != _claim(data)), "")
+
+
+def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) -> Contents:
     """The bytes of a member that is not compressed, without a look at its CRC-32: its SHA-256 says more."""
-    assert archive.fp is not None
-    archive.fp.seek(member.header_offset + _LOCAL_HEADER - 4)
-    lengths = struct.unpack("<HH", archive.fp.read(4))  # of the name and of extra fields, which follow
-    archive.fp.seek(sum(lengths), os.SEEK_CUR)
-    return archive.fp.read(member.file_size)
+    file = archive.fp
+    assert file is not None
+    file.seek(member.header_offset + _LOCAL_HEADER - 4)
+    lengths = struct.unpack("<HH", file.read(4))  # of the name and of extra fields, which follow
+    start = file.seek(sum(lengths), os.SEEK_CUR)
+    if not mapped:
+        return file.read(member.file_size)
+    # DLPack refuses memory that cannot be written; what is written stays with this process.
+    whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    return whole[start : start + member.file_size]
 
 
 def _damaged(path: Path, reason: str) -> CnncError:
     help = "a program is what `cnnc compile` or `program.save` wrote, whole and unchanged"
     return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}", help=help)
-
-
-def _signed_here(manifest: bytes, signature: bytes) -> bool:
-    key = _key(create=False)
-    return bool(key) and hmac.compare_digest(signature, _hmac(key, manifest))
-
-
-def _hmac(key: bytes, manifest: bytes) -> bytes:
-    return hmac.new(key, manifest, hashlib.sha256).hexdigest().encode()
-
-
-def _key(*, create: bool) -> bytes:
-    """This user's signing key, b"" if there is none and `create` is not set; E0711 if others can read it."""
-    path = _key_path()
-    try:
-        if create and not path.exists():
-            _make_key(path)
-        if not path.exists():
-            return b""
-        if path.stat().st_mode & 0o077:
-            raise error("E0711", f"others can read your signing key `{path}`", help=f"remove it: `rm {path}`")
-        return path.read_bytes()
-    except OSError as e:
-        raise io_error("write" if create else "read", path, e) from e
-
-
-def _key_path() -> Path:
-    try:
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    except RuntimeError:
-        raise error("E0901", "you have no home directory for a signing key", help="set XDG_CONFIG_HOME") from None
-    return Path(base) / "cnnc" / "key"
-
-
-def _make_key(path: Path) -> None:
-    """Write a new key in one step, so that of two processes both read the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray[Any, Any]
     Weights: TypeAlias = Mapping[str, Array]
 
+Contents: TypeAlias = bytes | memoryview
+"""What a member of an artifact holds."""
+
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
@@ -256,6 +259,9 @@ class Target(ABC):
     """Whether it may compute convolutions by Winograd's algorithm, which rounds more than a sum of products does: the
     bounds of `cnnc.verification` allow for that."""
 
+    mapped: ClassVar[frozenset[str]] = frozenset()
+    """Members of artifacts that `load` takes as views of the file, which is mapped to memory; the others are bytes."""
+
     @abstractmethod
     def status(self) -> Status:
         """What `cnnc doctor` says of it. Never raises."""
@@ -271,8 +277,12 @@ class Target(ABC):
         less time than reading its programs takes, or that does not work here."""
         return None
 
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
+        """Import what `load` needs, while the checksums of an artifact are computed. Never raises: `load` says what is
+        missing."""
+
     @abstractmethod
-    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Program:
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> Program:
         """The program whose `files()` these are; `manifest` is the artifact's."""
 
 

@@ -129,6 +129,11 @@ class EmulatedDevice:
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Memory:
         return memory.part(0, math.prod(shape) * dtype.size)
 
+    def constant(self, array: Array) -> Memory:
+        memory = self.memory(array.nbytes)
+        self.write(memory, array)
+        return memory
+
     def write(self, memory: Memory, array: Array) -> None:
         part = memory.part(0, array.nbytes)
         part.bytes[...] = array.reshape(-1).view(np.uint8)

@@ -48,6 +48,11 @@ class GuardedDevice(CpuDevice):
     def part(self, memory: Array, start: int, size: int) -> Array:
         return guarded_memory(size)
 
+    def constant(self, array: Array) -> Array:
+        memory = self.memory(array.nbytes)
+        self.write(memory, array)
+        return memory
+
 
 def guarded_memory(size: int) -> Array:
     """That many bytes, and less than ALIGNMENT to where the page begins that must not be touched: they begin where

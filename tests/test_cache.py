@@ -21,8 +21,10 @@ import pytest
 import cnnc
 from cnnc import cache
 from cnnc.cache import Cache
+from cnnc.cli.console import size_text
 from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Graph
+from cnnc.passes import LEVELS
 from cnnc.target import Program, Status, Target, installed, ports
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def test_weights_count_by_content(change):
 
 def test_options_written_otherwise_are_the_same():
     compile(optimise=2)
-    assert compile(optimise=1, passes=",".join({*cnnc.driver.choose_passes(2)})) == b"1"
+    assert compile(optimise=1, passes=",".join({*LEVELS[2]})) == b"1"
 
 
 @pytest.mark.parametrize("kind", ["module", "package"])
@@ -354,7 +356,7 @@ def test_doctor_tells_where_it_is_and_how_large(cli: Cli, folder, monkeypatch):
     size = entry(folder).stat().st_size
     told = cli("doctor").stdout
     assert f"{folder}\n" in told
-    assert f"1 program, {size} B of at most 5.0 GB" in told
+    assert f"1 program, {size_text(size)} of at most 5.0 GB" in told
     folder.chmod(0o755)
     assert f"{folder}, not used: others can enter it" in cli("doctor").stdout
     monkeypatch.setenv("CNNC_CACHE", "off")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import cnnc
 from cnnc import ops
@@ -21,10 +22,12 @@ from cnnc.diagnostics import CnncError
 from cnnc.ir.dim import evaluate, parse_dim
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import DType, TensorType
+from cnnc.memory import ALIGNMENT
 from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
 from cnnc_tvm.ffi import cores
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
+from cnnc_tvm.stored import arrays, dump
 from cuda_emulator import gpu_is_there, runnable
 from networks import Unruled
 from numerics import Array, assert_agree, assert_node_agrees, random_inputs, random_weights, single
@@ -214,6 +217,30 @@ def test_weights_survive_an_artifact(dtype: str, tmp_path: Path) -> None:
     for name, array in program.weights.items():
         assert (loaded.weights[name].dtype, loaded.weights[name].shape) == (array.dtype, array.shape)
         assert loaded.weights[name].tobytes() == array.tobytes()
+
+
+def test_weights_of_an_artifact_are_read_where_they_lie(tmp_path: Path) -> None:
+    """But for those whose place in the file is no good for vectors; the odd ones are last, so there are few."""
+    graph = single(ops.Linear(33), TensorType((2, 32), DType.F32))
+    program = cnnc.load_program(CpuTarget().compile(graph, random_weights(graph)).save(tmp_path / "p.cnnp"))
+    assert isinstance(program, TvmProgram)
+    in_place = {}
+    for name, array in program.weights.items():
+        memory = program._weights[name]
+        assert memory.ctypes.data % ALIGNMENT == 0
+        assert memory.tobytes() == array.tobytes()
+        in_place[array.nbytes % ALIGNMENT == 0] = np.shares_memory(memory, array)
+    assert in_place[True]
+
+
+def test_arrays_of_any_size_are_stored_and_read() -> None:
+    given = {"a": np.arange(3, dtype=np.float16), "b": np.ones((2, 16), np.float32), "c": np.float32(7).reshape(())}
+    found = arrays(dump(given))
+    assert list(found) == ["b", "c", "a"]  # what is no multiple of the alignment, last
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    assert safetensors.numpy.load(dump(given)).keys() == given.keys()
 
 
 def test_every_core_takes_part() -> None:

@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.graph import Graph
-from cnnc.ir.types import DType, TensorType
-from cnnc.target import Port, Status, Target, numpy_dtype, ports
+from cnnc.ir.types import TensorType
+from cnnc.target import Port, Status, Target, ports
 
 if TYPE_CHECKING:
     from cnnc.profiling import Peaks
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from cnnc_tvm.plan import Plan
     from cnnc_tvm.runtime import TvmProgram
 
+PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 LIBRARY, KERNELS, KERNEL_SOURCE = "program.so", "kernels.fatbin", "kernels.cu"
 
 
@@ -39,6 +39,7 @@ class CpuTarget(Target):
     native = True
     fuses = True
     winograd = True
+    mapped = frozenset({WEIGHTS})
 
     def status(self) -> Status:
         from cnnc_tvm.linker import find_linker
@@ -87,6 +88,13 @@ class CpuTarget(Target):
             lambda: CpuDevice(library),
         )
 
+    def prepare(self) -> None:
+        from cnnc_tvm import cpu_device, runtime, stored  # noqa: F401
+        from cnnc_tvm.ffi import import_runtime
+
+        with suppress(CnncError):
+            import_runtime()
+
     def peaks(self) -> Peaks:
         """What this machine does at best, measured once a process. CnncError as of `compile`."""
         from cnnc_tvm.ffi import import_compiler
@@ -111,7 +119,7 @@ class CpuTarget(Target):
         cpu = options.get("mcpu", "native")
         return bench(graph, cpu, machine(cpu, winograd=_switch("winograd", options)), farm)
 
-    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> TvmProgram:
         from cnnc_tvm.cpu_device import CpuDevice
         from cnnc_tvm.runtime import TvmProgram
 
@@ -126,6 +134,7 @@ class CudaTarget(Target):
     options: ClassVar = {"arch": "the GPU architecture to compile for: sm_80 (the default), sm_90, ..."}
     native = True
     fuses = True
+    mapped = frozenset({WEIGHTS})
 
     def status(self) -> Status:
         from cnnc_tvm.cuda_compiler import compiler
@@ -163,7 +172,7 @@ class CudaTarget(Target):
         steps = tuple(step for step in lowered.plan.steps if step.function in kernels)
         return self._program(ports(graph), replace(lowered.plan, steps=steps, kernels=kernels), lowered.weights, code)
 
-    def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TvmProgram:
+    def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> TvmProgram:
         code = {name: files[name] for name in (KERNELS, KERNEL_SOURCE)}
         return self._program(_ports(manifest), *_contents(files), code)
 
@@ -212,22 +221,9 @@ def _ports(manifest: Mapping[str, Any]) -> tuple[tuple[Port, ...], tuple[Port, .
     return inputs, outputs
 
 
-def _contents(files: Mapping[str, bytes]) -> tuple[Plan, dict[str, Array]]:
+def _contents(files: Mapping[str, Any]) -> tuple[Plan, dict[str, Array]]:
     """What both targets keep in an artifact beside their code."""
     from cnnc_tvm.plan import Plan
+    from cnnc_tvm.stored import arrays
 
-    return Plan.from_json(files["plan.json"]), _arrays(files["weights.safetensors"])
-
-
-def _arrays(data: bytes) -> dict[str, Array]:
-    """The arrays of a safetensors file, where they lie in its bytes: the library would copy each."""
-    import numpy as np
-
-    begin = 8 + int.from_bytes(data[:8], "little")
-    found = {}
-    for name, about in json.loads(data[8:begin]).items():
-        dtype = numpy_dtype(DType(about["dtype"].lower()))
-        first, last = about["data_offsets"]
-        array = np.frombuffer(data, dtype, (last - first) // dtype.itemsize, begin + first)
-        found[name] = array.reshape(about["shape"])
-    return found
+    return Plan.from_json(files[PLAN]), arrays(files[WEIGHTS])

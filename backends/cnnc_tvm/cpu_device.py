@@ -43,6 +43,14 @@ class CpuDevice:
     def view(self, memory: Array, shape: tuple[int, ...], dtype: DType) -> Any:
         return self._view(self._ffi.from_dlpack(memory), self._ffi.Shape(shape), self._ffi.dtype(_DTYPES[dtype]), 0)
 
+    def constant(self, array: Array) -> Array:
+        own = array.reshape(-1).view(np.uint8)
+        if own.ctypes.data % ALIGNMENT == 0:
+            return own
+        memory = self.memory(array.nbytes)
+        self.write(memory, array)
+        return memory
+
     def write(self, memory: Array, array: Array) -> None:
         memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
 

@@ -88,6 +88,11 @@ class CudaDevice:
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Memory:
         return memory
 
+    def constant(self, array: Array) -> Memory:
+        memory = self.memory(array.nbytes)
+        self.write(memory, array)
+        return memory
+
     def write(self, memory: Memory, array: Array) -> None:
         self._driver.enter()
         self._driver("cuMemcpyHtoD_v2", memory.address, c_void_p(array.ctypes.data), c_size_t(array.nbytes))

@@ -16,7 +16,9 @@ from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
 from cnnc.profiling import StepTimes
 from cnnc.target import Port, Program, numpy_dtype
+from cnnc_tvm import PLAN, WEIGHTS
 from cnnc_tvm.plan import Plan, Step, Tensor
+from cnnc_tvm.stored import dump
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -38,6 +40,9 @@ class Device(Protocol):
 
     def view(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> View:
         """The memory as a tensor."""
+
+    def constant(self, array: Array) -> Memory:
+        """A contiguous array as memory that steps only read: its own, where they can."""
 
     def write(self, memory: Memory, array: Array) -> None:
         """Copy a contiguous array into memory."""
@@ -105,9 +110,7 @@ class TvmProgram(Program):
         ]
 
     def files(self) -> dict[str, bytes]:
-        from safetensors.numpy import save
-
-        return {"plan.json": self.plan.to_json(), "weights.safetensors": save(dict(self.weights)), **self._code}
+        return {PLAN: self.plan.to_json(), WEIGHTS: dump(self.weights), **self._code}
 
     def source(self) -> str:
         """CUDA C, or LLVM's assembly of the CPU functions; '' for a loaded CPU program, whose artifact has none."""
@@ -130,11 +133,7 @@ class TvmProgram(Program):
     @cached_property
     def _weights(self) -> Mapping[str, Memory]:
         """The weights on the device."""
-        memory = {}
-        for name, array in self.weights.items():
-            memory[name] = self._device.memory(array.nbytes)
-            self._device.write(memory[name], array)
-        return memory
+        return {name: self._device.constant(array) for name, array in self.weights.items()}
 
     def _frame_for(self, dims: Mapping[str, int]) -> _Frame:
         """The frame of the last run if it had these dims, else a new one in its place: memory is held for one."""
