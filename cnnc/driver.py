@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from cnnc.diagnostics import CnncError, Diagnostic, Severity, error
-from cnnc.frontend.model import Elaborated, choose
-from cnnc.frontend.model import elaborate as elaborate_in
-from cnnc.frontend.project import Module, Project
 from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import DType
 from cnnc.ops.fused import unfused
 
-if TYPE_CHECKING:  # what only some commands need is imported when it runs: `cnnc check` starts without it
+if TYPE_CHECKING:  # each is imported where it is used: programs are loaded without the language, checked without passes
     from cnnc.contracts import FactResult
+    from cnnc.frontend.model import Elaborated
+    from cnnc.frontend.project import Module
     from cnnc.passes import Network, Optimised, Pass
     from cnnc.target import Array, Program, Target
 
@@ -27,6 +26,8 @@ WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
 
 def open_module(path_or_text: str | Path) -> Module:
     """The parsed file at a path, or a text that holds a model (it contains a brace or a line break)."""
+    from cnnc.frontend.project import Project
+
     if not isinstance(path_or_text, str | Path):
         raise error("E0902", f"a model is a path or a text, not of type {type(path_or_text).__name__}")
     text = str(path_or_text)
@@ -39,6 +40,9 @@ def elaborate(
     path_or_text: str | Path, model: str | None = None, args: Mapping[str, object] | None = None
 ) -> Elaborated:
     """A model with its symbolic graph, its taps and its default dims. CnncError carries every independent error."""
+    from cnnc.frontend.model import choose
+    from cnnc.frontend.model import elaborate as elaborate_in
+
     module = open_module(path_or_text)
     return elaborate_in(module, choose(module, model), dict(args or {}))
 
@@ -92,6 +96,9 @@ def check_file(
 
     Never raises for what is wrong with the file: the report has it, each finding once.
     """
+    from cnnc.frontend.model import choose
+    from cnnc.frontend.model import elaborate as elaborate_in
+
     try:
         module = open_module(path_or_text)
         chosen = [choose(module, model)] if model is not None or args else list(module.models.values())

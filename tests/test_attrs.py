@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 
 import pytest
@@ -158,6 +159,24 @@ def test_equal_attributes_make_equal_ops():
     assert MaxPool(3) == MaxPool([3, 3], stride=3)
     assert hash(Conv(8, 3, pad="half")) == hash(Conv(8, 3, pad=1))
     assert Conv(8, 3) != Conv(8, 3, bias=False)
+
+
+def test_an_op_does_not_change():
+    op = Conv(8, 3)
+    with pytest.raises(FrozenInstanceError):
+        op.channels = 9
+    with pytest.raises(FrozenInstanceError):
+        del op.channels
+    assert replace(op, channels=9) == Conv(9, 3) != op
+    assert repr(MaxPool(2)).startswith("MaxPool(kernel=(2, 2), stride=(2, 2), ")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [((), {}), ((8,), {}), ((8, 3), {"kernel": 3}), ((8, 3), {"size": 3}), ((1,) * 20, {})]
+)
+def test_arguments_that_an_op_does_not_take(values, named):
+    with pytest.raises(TypeError, match=r"^Conv (takes channels, kernel, stride|needs (channels|kernel)$)"):
+        Conv(*values, **named)
 
 
 def test_an_attribute_is_named_as_the_language_names_it():
