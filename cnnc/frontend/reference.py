@@ -69,7 +69,7 @@ def _op(cls: type[Op]) -> Entry:
     elif takes.most > 1:
         call += f" {{ {' | '.join(takes.names)} }}"
     # A base that declares attributes says what they do.
-    bases = [base for base in cls.__mro__[1:] if base is not Op and get_annotations(base)]
+    bases = [base for base in cls.__mro__[1 : cls.__mro__.index(Op)] if get_annotations(base)]
     docs = [cls.__doc__ or "", *(f"{base.__name__}: {base.__doc__}" for base in bases)]
     names = [field.metadata["name"] for field in fields]
     column = max(map(len, names), default=0) + 2
