@@ -248,22 +248,29 @@ class Builder:
     def _kernel_body(self, kernel: Kernel, x: Tensor, y: Tensor) -> tuple[list[Any], Any]:
         """The placeholders that a kernel reads, those of what becomes of its elements as well, and its function."""
         first = [operand.te for operand in kernel.operands]
-        index = [tirx.Var(name, "int32") for name in ("n", "block", "i", "j", "lane")]
-        taken = _loads(self.at_lane(x, *index))
+
+        def at(*index: Expr) -> Expr:
+            if y.blocks is None:
+                return stored(x.element(*index), x.type.dtype)
+            n, block, lane, i, j = index
+            return self.at_lane(x, n, block, i, j, lane)
+
+        rank = x.type.rank + (y.blocks is not None)
+        taken = _loads(at(*(tirx.Var(f"i{axis}", "int32") for axis in range(rank))))
         more = [source for source, *_ in taken if source.op not in {kernel.heart.op, *(t.op for t in first)}]
         operands = [*first, *{source.op: source for source in more}.values()]
 
         def statements(*buffers: Any) -> None:
             where = {source.op: buffer for source, buffer in zip(operands, buffers, strict=False)}
 
-            def finish(value: Expr, n: Expr, block: Expr, lane: Expr, i: Expr, j: Expr) -> Expr:
+            def finish(value: Expr, *index: Expr) -> Expr:
                 def read(call: Any) -> Any:
                     if not _is_load(call):
                         return call
-                    source, *index = call.args
-                    return value if source.op == kernel.heart.op else where[source.op][tuple(index)]
+                    source, *place = call.args
+                    return value if source.op == kernel.heart.op else where[source.op][tuple(place)]
 
-                return tvm_ffi.structural_map(self.at_lane(x, n, block, i, j, lane), (ir.Call, read))
+                return tvm_ffi.structural_map(at(*index), (ir.Call, read))
 
             kernel.write(finish, *buffers[: len(first)], buffers[-1])
 

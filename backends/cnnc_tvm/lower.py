@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tvm import tirx
+
 from cnnc import ops
 from cnnc.diagnostics import CnncError, Diagnostic, Label, error
 from cnnc.ir.graph import Graph, Node, Value
@@ -31,7 +33,7 @@ from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.placing import place
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.rules import Rule
-from cnnc_tvm.tensor import Function, Tensor, loaded, stored
+from cnnc_tvm.tensor import Function, Tensor, loaded, stored, written_out
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
@@ -54,6 +56,8 @@ MOVING: frozenset[type[Op]] = frozenset({
 """Ops that read an element of their operands at most once."""
 
 _MAX_LABEL = 48
+_MAX_SIZE = 300
+"""Of an expression that takes in others: TVM's time to compile grows exponentially with the functions in it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     operands = _operands(b, node, values)
     params = {role: b.param(param) for role, param in node.params.items()}
     result = rules[node.op](b, node.op, node.type, *operands, **params)
+    if type(node.op) in POINTWISE and result.loops and _size(result) > _MAX_SIZE:
+        result = rules[node.op](b, node.op, node.type, *map(b.store, operands), **params)
     if result.loops is None or result in operands:
         return result
     exact = result
@@ -125,6 +131,11 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
     heart = next((x.node for x in taken if x.reduces), node.name)
     return replace(result, type=node.type, label=label[:_MAX_LABEL], node=heart)
+
+
+def _size(x: Tensor) -> int:
+    """How large TVM makes the expression of an element."""
+    return written_out(x[tuple(tirx.Var(f"i{axis}", "int32") for axis in range(x.type.rank))])
 
 
 def _operands(b: Builder, node: Node, values: dict[Value, Tensor]) -> list[Tensor]:

@@ -7,7 +7,8 @@ has enough channels to fill the lanes. The rest (depthwise and narrow groups) is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import tirx
@@ -15,12 +16,13 @@ from tvm import tirx
 from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import DType, TensorType
+from cnnc_tvm import linear
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.kernels_cpu import convolution
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
-from cnnc_tvm.tensor import WINDOWS, Expr, Loops, Tensor
+from cnnc_tvm.tensor import KERNEL, WINDOWS, Expr, Kernel, Loops, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -113,14 +115,20 @@ def _image(b: Builder, op: ops.Conv, x: Tensor, columns: Dim) -> Tensor:
 
 @CPU(ops.Linear)
 def _(b: Builder, op: ops.Linear, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    lanes = _lanes(op.channels)
-    packed = b.packed(weight, f"O{lanes}", lambda w: _blocks(w, lanes))
-    x = _f32(b, x)
-    blocks = TensorType((out.shape[0], -(-op.channels // lanes), lanes))
-    y = b.reduce(
-        blocks, x.type.shape[1:], lambda n, o, lane, f: x[n, f] * packed[o, f, lane], loops=Loops("lanes", lanes)
-    )
-    return biased(b, out, _unpacked(b, out, y, lanes), bias)
+    features = x.type.shape[1]
+    assert isinstance(features, int)
+    assert b.machine is not None
+    shape = linear.Shape(b.size(x.type.shape[0]), features, op.channels)
+    plan = linear.choose(shape, b.machine)
+    packed = b.packed(weight, f"{plan}", lambda w: linear.pack(w, plan))
+    heart = b.heart(out)
+
+    def write(finish: Callable[..., Expr], x: Any, w: Any, y: Any) -> None:
+        linear.write(shape, plan, weight.type.dtype, finish, x, w, y)
+
+    kernel = Kernel(heart, (b.plain(_f32(b, x)), packed), write)
+    y = biased(b, out, Tensor(out, lambda *i: heart(*i), loops=KERNEL, kernel=kernel), bias)
+    return y if out.dtype is DType.F32 else b.store(y)  # TVM takes minutes for functions of what was rounded
 
 
 @CPU(ops.Deconv)

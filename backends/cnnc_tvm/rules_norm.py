@@ -11,10 +11,11 @@ from cnnc import ops
 from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
 from cnnc_tvm.builder import Builder
+from cnnc_tvm.pool_kernels import over_windows, squares_across
 from cnnc_tvm.rules import per_channel, rule
 from cnnc_tvm.rules_shape import replaced
-from cnnc_tvm.scalar import c_function, exp, f32, inside
-from cnnc_tvm.tensor import MAX, WINDOWS, Expr, Tensor
+from cnnc_tvm.scalar import c_function, exp, f32, inside, power
+from cnnc_tvm.tensor import MAX, SUM, WINDOWS, Expr, Tensor
 
 
 @rule(ops.Softmax, ops.LogSoftmax)
@@ -46,9 +47,13 @@ def _(b: Builder, op: ops.Lrn, out: TensorType, x: Tensor) -> Tensor:
         return te.if_then_else(inside((i, h), (j, w)), x[n, o, i, j] * x[n, o, i, j], f32(0))
 
     places = (op.size, op.size) if op.within else (op.size,)
-    squares = b.reduce(out, places, within if op.within else across, loops=WINDOWS)
     scale = f32(op.alpha / prod(places))
-    return b.points(out, lambda *i: x[i] / c_function("pow", f32(op.k) + scale * squares[i], f32(op.beta)), squares)
+    if op.within:
+        y = over_windows(b, out, x, (op.size, op.size), (1, 1), (1, 1), (before, before), SUM, lambda v: v * v)
+    else:
+        y = squares_across(b, x, op.size, before)
+    squares = y or b.reduce(out, places, within if op.within else across, loops=WINDOWS)
+    return b.points(out, lambda *i: x[i] / power(f32(op.k) + scale * squares[i], op.beta), squares)
 
 
 @rule(ops.LayerNorm)

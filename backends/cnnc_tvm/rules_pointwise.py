@@ -16,8 +16,21 @@ from cnnc.ir.types import TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.rules import per_channel, rule, spread
-from cnnc_tvm.scalar import at_least, at_most, bound, c_function, choose, exp, f32, maximum, minimum, sigmoid
-from cnnc_tvm.tensor import Expr, Tensor
+from cnnc_tvm.scalar import (
+    at_least,
+    at_most,
+    bound,
+    c_function,
+    choose,
+    exp,
+    exp_less_one,
+    f32,
+    maximum,
+    minimum,
+    sigmoid,
+    tanh,
+)
+from cnnc_tvm.tensor import Expr, Tensor, floated
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -27,13 +40,13 @@ def _hard_sigmoid(v: Expr) -> Expr:
 
 
 def _elu(v: Expr, alpha: float) -> Expr:
-    return choose(v < f32(0), f32(alpha) * c_function("expm1", v), v)
+    return floated(exp_less_one(v), lambda e: choose(v < f32(0), f32(alpha) * e, v))
 
 
 def _gelu(v: Expr, approx: str) -> Expr:
     if approx == "tanh":
         inner = f32(math.sqrt(2 / math.pi)) * (v + f32(0.044715) * v * v * v)
-        return f32(0.5) * v * (f32(1) + c_function("tanh", inner))
+        return floated(tanh(inner), lambda t: f32(0.5) * v * (f32(1) + t))
     return f32(0.5) * v * c_function("erfc", v * f32(-math.sqrt(0.5)))  # erfc(-z) = 1 + erf(z), without cancellation
 
 
@@ -41,14 +54,14 @@ _FUNCTIONS: dict[type[Op], Callable[[Any, Expr], Expr]] = {
     ops.Relu: lambda op, v: at_least(v, 0),
     ops.LeakyRelu: lambda op, v: choose(v < f32(0), v * f32(op.slope), v),
     ops.Sigmoid: lambda op, v: sigmoid(v),
-    ops.Tanh: lambda op, v: c_function("tanh", v),
+    ops.Tanh: lambda op, v: tanh(v),
     ops.Step: lambda op, v: choose(v >= f32(0), f32(1), f32(0)),
     ops.Elu: lambda op, v: _elu(v, op.alpha),
-    ops.Selu: lambda op, v: f32(_SELU_SCALE) * _elu(v, _SELU_ALPHA),
+    ops.Selu: lambda op, v: floated(_elu(v, _SELU_ALPHA), lambda e: f32(_SELU_SCALE) * e),
     ops.Gelu: lambda op, v: _gelu(v, op.approx),
-    ops.Silu: lambda op, v: v * sigmoid(v),
+    ops.Silu: lambda op, v: floated(sigmoid(v), lambda s: v * s),
     ops.HardSigmoid: lambda op, v: _hard_sigmoid(v),
-    ops.HardSwish: lambda op, v: v * _hard_sigmoid(v),
+    ops.HardSwish: lambda op, v: floated(_hard_sigmoid(v), lambda s: v * s),
     ops.Clip: lambda op, v: at_most(at_least(v, op.low), op.high),
     ops.Abs: lambda op, v: te.abs(v),
     ops.Exp: lambda op, v: exp(v),
@@ -83,7 +96,11 @@ _ARITHMETIC: dict[type[Op], Callable[[Expr, Expr], Expr]] = {
 
 @rule(*_ARITHMETIC)
 def _(b: Builder, op: Op, out: TensorType, *xs: Tensor) -> Tensor:
-    combine = _ARITHMETIC[type(op)]
+    arithmetic = _ARITHMETIC[type(op)]
+
+    def combine(x: Expr, y: Expr) -> Expr:
+        return floated(x, lambda x: floated(y, lambda y: arithmetic(x, y)))
+
     reads = [spread(x, out.rank) for x in xs]
     return b.points(out, lambda *i: reduce(combine, [read(*i) for read in reads]), *xs)
 
@@ -94,16 +111,20 @@ def _(
     weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
 ) -> Tensor:  # fmt: skip
     gain, shift, mean, var = map(per_channel, (weight, bias, running_mean, running_var))
-    return b.points(out, lambda *i: (x[i] - mean(*i)) * (gain(*i) / te.sqrt(var(*i) + f32(op.eps))) + shift(*i), x)
+
+    def element(*i: Expr) -> Expr:
+        return floated(x[i], lambda v: (v - mean(*i)) * (gain(*i) / te.sqrt(var(*i) + f32(op.eps))) + shift(*i))
+
+    return b.points(out, element, x)
 
 
 @rule(ops.Scale)
 def _(b: Builder, op: ops.Scale, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     gain = per_channel(weight)
     if bias is None:
-        return b.points(out, lambda *i: x[i] * gain(*i), x)
+        return b.points(out, lambda *i: floated(x[i], lambda v: v * gain(*i)), x)
     shift = per_channel(bias)
-    return b.points(out, lambda *i: x[i] * gain(*i) + shift(*i), x)
+    return b.points(out, lambda *i: floated(x[i], lambda v: v * gain(*i) + shift(*i)), x)
 
 
 @rule(ops.Normalize)
@@ -114,7 +135,7 @@ def _(b: Builder, op: ops.Normalize, out: TensorType, x: Tensor) -> Tensor:
         return per_channel(b.constant(f"{b.node}:{name}", lambda: np.full(channels, values, np.float32)))
 
     mean, std = constant("mean", op.mean), constant("std", op.std)
-    return b.points(out, lambda *i: (x[i] - mean(*i)) / std(*i), x)
+    return b.points(out, lambda *i: floated(x[i], lambda v: (v - mean(*i)) / std(*i)), x)
 
 
 @rule(ops.Constant)

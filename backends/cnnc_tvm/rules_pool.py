@@ -10,6 +10,7 @@ from cnnc import ops
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import TensorType
 from cnnc_tvm.builder import Builder
+from cnnc_tvm.pool_kernels import over_maps, over_windows
 from cnnc_tvm.rules import rule
 from cnnc_tvm.scalar import choose, f32, inside
 from cnnc_tvm.tensor import MAX, MIN, SUM, WINDOWS, Expr, Reduction, Tensor
@@ -24,12 +25,16 @@ def _windows(
     dy, dx = op.dilation if isinstance(op, ops.MaxPool) else (1, 1)
     whole = (top, left, bottom, right) == (0, 0, 0, 0) and not op.ceil
 
+    def taken(value: Expr) -> Expr:
+        return value * value if isinstance(op, ops.L2Pool) else value
+
+    if y := over_windows(b, out, x, op.kernel, op.stride, (dy, dx), (top, left), how, taken):
+        return y
+
     def element(n: Expr, c: Expr, i: Expr, j: Expr, p: Expr, q: Expr) -> Expr:
         row = i * op.stride[0] + p * dy - b.size(top)
         column = j * op.stride[1] + q * dx - b.size(left)
-        value = x[n, c, row, column]
-        if isinstance(op, ops.L2Pool):
-            value = value * value
+        value = taken(x[n, c, row, column])
         return value if whole else te.if_then_else(inside((row, h), (column, w)), value, f32(outside))
 
     return b.reduce(out, op.kernel, element, how, WINDOWS)
@@ -109,6 +114,8 @@ def _reduced(
     b: Builder, x: Tensor, out: TensorType, axes: tuple[int, ...], how: Reduction, *, mean: bool = False
 ) -> Tensor:
     """x reduced along axes, which are kept with size 1 if `out` has x's rank."""
+    if sorted(axes) == [2, 3] and (y := over_maps(b, out, x, how, mean=mean)):
+        return y
     kept = out.rank == x.type.rank
     over = [x.type.shape[axis] for axis in axes]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import tvm_ffi
 from tvm import te, tirx
 
 from cnnc.ir.types import DType, TensorType
@@ -85,15 +86,16 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A value computed block of channels by block, by statements that take in what becomes of each element."""
+    """A value computed by statements that take in what becomes of each element."""
 
     heart: Any
-    """The placeholder [N, C, H, W] that stands for the value in expressions."""
+    """The placeholder of the value's shape that stands for it in expressions."""
     operands: tuple[Tensor, ...]
     """The stored tensors it reads."""
     write: Callable[..., None]
-    """`write(finish, *buffers)` emits the statements; the last buffer is the result's, in blocks. `finish(value, n,
-    block, lane, i, j)` is what to store for the value at channel `lane` of a block."""
+    """`write(finish, *buffers)` emits the statements; the last buffer is the result's. `finish(value, *index)` is what
+    to store for the value at an index of the result; where that lies in blocks, `finish(value, n, block, lane, i, j)`
+    for the value at channel `lane` of a block."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,43 @@ class Function:
     """The positions of the arguments that are parts of larger tensors, and the axis along which they are."""
 
 
+def floated(x: Expr, of: Callable[[Expr], Expr]) -> Expr:
+    """`of(x)` with what x binds bound around it all, so that no bound value binds others."""
+    return tirx.Let(x.var, x.value, floated(x.body, of)) if isinstance(x, tirx.Let) else of(x)
+
+
+def written_out(x: Expr) -> int:
+    """How many variables x would read if each it binds were replaced by its value, as TVM does to generate code."""
+    sizes: dict[Any, int] = {}
+    while isinstance(x, tirx.Let):
+        read: list[Any] = []
+        tvm_ffi.structural_walk(x.value, (tirx.Var, read.append))
+        sizes[x.var] = sum(sizes.get(var, 1) for var in read)
+        x = x.body
+    return sum(sizes.values())
+
+
 def loaded(value: Expr, dtype: DType) -> Expr:
     """An element as it is stored, as f32."""
     if dtype is DType.BF16:  # the upper half of an f32
-        return tirx.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
-    return value if dtype is DType.F32 else value.astype("float32")
+        return floated(
+            value, lambda half: tirx.reinterpret("float32", half.astype("uint32") << tirx.const(16, "uint32"))
+        )
+    return value if dtype is DType.F32 else floated(value, lambda half: half.astype("float32"))
 
 
 def stored(value: Expr, dtype: DType) -> Expr:
     """An element in f32 as it is stored: the nearest of its type, of two the even one."""
     value = tirx.const(value, "float32") if isinstance(value, int | float) else value
+    return floated(value, lambda value: _stored(value, dtype))
+
+
+def _stored(value: Expr, dtype: DType) -> Expr:
     if dtype is DType.BF16:
         v = tirx.Var("v", "float32")
         bits = tirx.reinterpret("uint32", v)
         half = tirx.const(0x7FFF, "uint32") + ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32"))
-        nearest = tirx.Select(te.isnan(v), bits | tirx.const(0x400000, "uint32"), bits + half)
+        nan = te.isnan(v).astype("uint32")  # a `Select` would take TVM long where v is a function
+        nearest = (bits + half * (tirx.const(1, "uint32") - nan)) | (nan << tirx.const(22, "uint32"))
         return tirx.Let(v, value, (nearest >> tirx.const(16, "uint32")).astype("uint16"))
     return value if dtype is DType.F32 else value.astype(STORED[dtype])

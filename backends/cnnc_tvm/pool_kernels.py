@@ -1,0 +1,214 @@
+"""Kernels for CPUs of what reduces places of each channel by itself: pooling over windows and over whole maps.
+
+Images lie in blocks of channels, so that a vector holds the channels of one place. As in convolution, padding is never
+read: rows above and below the image shorten the loop over the rows of a window, and tiles of columns at the left and
+right edge have code of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from tvm import te, tirx
+from tvm.script.ir_builder import tirx as T
+
+from cnnc.ir.attrs import Pair
+from cnnc.ir.dim import Dim
+from cnnc.ir.types import TensorType
+from cnnc_tvm.builder import Builder
+from cnnc_tvm.conv_shape import ConvShape, Finish
+from cnnc_tvm.conv_tiles import Tile, rows_inside, tiles
+from cnnc_tvm.scalar import f32, maximum, minimum
+from cnnc_tvm.tensor import KERNEL, MAX, MIN, SUM, Expr, Kernel, Reduction, Tensor
+
+_COMBINE: dict[Reduction, tuple[Callable[[Expr, Expr], Expr], float]] = {
+    SUM: (lambda total, value: total + value, 0.0),
+    MAX: (maximum, float("-inf")),
+    MIN: (minimum, float("inf")),
+}
+"""How a value is taken into a result, and what results begin as."""
+_COLUMNS = 4
+"""Columns of a tile, each with a result of its own: none waits for the one before."""
+_NEAR = 4096
+"""Floats that lie in a part of the first cache."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is reduced, and how: each window of `shape`, which has as many groups and filters as channels."""
+
+    shape: ConvShape
+    how: Reduction
+    value: Callable[[Expr], Expr]
+    """What is taken of an element."""
+    lanes: int
+    first: int
+    """The first block of the image."""
+
+
+def over_windows(
+    b: Builder, out: TensorType, x: Tensor, kernel: Pair, stride: Pair, dilation: Pair, before: tuple[Dim, Dim],
+    how: Reduction, value: Callable[[Expr], Expr],
+) -> Tensor | None:  # fmt: skip
+    """`value` of x's elements reduced over windows, by a kernel; None where images are stored plainly.
+
+    Windows begin `before` the first row and column.
+    """
+    if b.machine is None or b.memory(out) is None or b.memory(x.type) is None:
+        return None
+    (c, h, w), (top, left), (rows, columns) = map(_known, (x.type.shape[1:], before, out.shape[2:]))
+    bottom, right = (
+        (count - 1) * s + (k - 1) * d + 1 - start - size
+        for count, s, k, d, start, size in zip(
+            (rows, columns), stride, kernel, dilation, (top, left), (h, w), strict=True
+        )
+    )
+    shape = ConvShape(b.size(x.type.shape[0]), c, c, (h, w), kernel, stride, dilation, (top, left, bottom, right), c)
+    image, first = b.image(x)
+    windows = Windows(shape, how, value, b.lanes, first)
+    chunk = _chunk(shape, b.lanes, b.machine.cores)
+    heart = b.heart(out)
+
+    def write(finish: Finish, x: Any, y: Any) -> None:
+        _write(windows, chunk, finish, x, y)
+
+    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=Kernel(heart, (image,), write))
+
+
+def _known(sizes: Iterable[Dim]) -> list[int]:
+    """Sizes that are numbers, as `Builder.memory` has found."""
+    return [size for size in sizes if isinstance(size, int)]
+
+
+def _chunk(shape: ConvShape, lanes: int, cores: int) -> int:
+    """Rows that a thread computes of a block of channels at a time, so that each core has several of them."""
+    tasks = -(-shape.channels // lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
+    chunks = min(shape.out[0], -(-4 * cores // tasks)) if cores > 1 else 1
+    return -(-shape.out[0] // chunks)
+
+
+def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None:
+    shape, lanes = windows.shape, windows.lanes
+    blocks, chunks = -(-shape.channels // lanes), -(-shape.out[0] // chunk)
+    with T.parallel(shape.batch * (blocks * chunks)) as task:
+        n, block = T.bind(task // (blocks * chunks)), T.bind(task // chunks % blocks)
+        start = T.bind(task % chunks * chunk)
+        results = [T.alloc_buffer((lanes,)) for _ in range(_COLUMNS)]
+        with T.serial(te.min(chunk, shape.out[0] - start)) as k:
+            i = T.bind(start + k)
+            for tile in tiles(shape, min(_COLUMNS, shape.out[1])):
+                with T.serial(tile.count) as t:
+                    j = T.bind(tile.start + t * tile.columns)
+                    _tile(windows, tile, n, block, i, j, results, x)
+                    for m, result in enumerate(results[: tile.columns]):
+                        with T.vectorized(lanes) as lane:
+                            done = finish(result[lane], n, block, lane, i, j + m)
+                            T.buffer_store(y, done, [n, block, i, j + m, lane])
+
+
+def _tile(windows: Windows, tile: Tile, n: Expr, block: Expr, i: Expr, j: Expr, results: list[Any], x: Any) -> None:
+    shape, lanes = windows.shape, windows.lanes
+    combine, start = _COMBINE[windows.how]
+    for result in results[: tile.columns]:
+        _fill(result, start, lanes)
+    above, below = rows_inside(shape, i)
+    with T.serial(below - above) as q:
+        row = T.bind(i * shape.stride[0] - shape.pads[0] + (above + q) * shape.dilation[0])
+        for first, last, columns in tile.runs:
+            for s in range(first, last):
+                for m in columns:
+                    column = (j + m) * shape.stride[1] - shape.pads[1] + s * shape.dilation[1]
+                    with T.vectorized(lanes) as lane:
+                        value = windows.value(x[n, block + windows.first, row, column, lane])
+                        T.buffer_store(results[m], combine(results[m][lane], value), [lane])
+
+
+def over_maps(b: Builder, out: TensorType, x: Tensor, how: Reduction, *, mean: bool) -> Tensor | None:
+    """Each channel of images reduced to a number, their mean if `mean`; None where images are stored plainly."""
+    if b.memory(x.type) is None or b.memory(out) is not None:
+        return None
+    channels, height, width = _known(x.type.shape[1:])
+    lanes, (blocks, rest) = b.lanes, divmod(channels, b.lanes)
+    image, first = b.image(x)
+    combine, start = _COMBINE[how]
+    tile = min(_COLUMNS, width)
+
+    def write(x: Any, y: Any) -> None:
+        def store(lane: Expr, result: Any, n: Expr, block: Expr) -> None:
+            value = result[lane] / f32(height * width) if mean else result[lane]
+            T.buffer_store(y, value, [n, block * lanes + lane, *[0] * (out.rank - 2)])
+
+        count = blocks + (rest > 0)
+        with T.parallel(b.size(out.shape[0]) * count) as task:
+            image, block = T.bind(task // count), T.bind(task % count)
+            results = [T.alloc_buffer((lanes,)) for _ in range(tile)]
+            for result in results:
+                _fill(result, start, lanes)
+
+            def take(i: Expr, j: Expr, count: int) -> None:
+                for m, result in enumerate(results[:count]):
+                    with T.vectorized(lanes) as lane:
+                        value = x[image, block + first, i, j + m, lane]
+                        T.buffer_store(result, combine(result[lane], value), [lane])
+
+            with T.serial(height) as i:
+                with T.serial(width // tile) as t:
+                    take(i, t * tile, tile)
+                if width % tile:
+                    take(i, width - width % tile, width % tile)
+            with T.vectorized(lanes) as lane:
+                T.buffer_store(results[0], reduce(combine, [result[lane] for result in results]), [lane])
+            with T.If(block < blocks):
+                with T.Then(), T.vectorized(lanes) as lane:
+                    store(lane, results[0], image, block)
+                with T.Else(), T.serial(rest) as lane:
+                    store(lane, results[0], image, block)
+
+    return b.written(out, write, image)
+
+
+def _fill(result: Any, value: float, lanes: int) -> None:
+    T.buffer_store(result, T.broadcast(f32(value), lanes), [T.ramp(0, 1, lanes)])
+
+
+def squares_across(b: Builder, x: Tensor, size: int, before: int) -> Tensor | None:
+    """The sums of the squares of `size` neighbouring channels, from `before` ones before each place's own on.
+
+    By a kernel; None where images are stored plainly. The squares of all channels of some places are written to memory
+    near by, with zeros before and after, and read at each distance from there.
+    """
+    if b.memory(x.type) is None:
+        return None
+    channels, height, width = _known(x.type.shape[1:])
+    batch, lanes, blocks = b.size(x.type.shape[0]), b.lanes, -(-channels // b.lanes)
+    margin = -(-size // lanes) * lanes
+    row = margin + blocks * lanes + margin
+    places = max(1, min(width, _NEAR // row))
+    image, first = b.image(x)
+    heart = b.heart(x.type)
+
+    def write(finish: Finish, x: Any, y: Any) -> None:
+        with T.parallel(batch * height) as task:
+            image, i = T.bind(task // height), T.bind(task % height)
+            squares = T.alloc_buffer((places * row,))
+            with T.serial(places) as m, T.serial(margin) as k:
+                T.buffer_store(squares, f32(0), [m * row + k])
+                T.buffer_store(squares, f32(0), [m * row + margin + blocks * lanes + k])
+            with T.serial(-(-width // places)) as t:
+                j = T.bind(t * places)
+                count = T.bind(te.min(places, width - j))
+                with T.serial(count) as m, T.serial(blocks) as block, T.vectorized(lanes) as lane:
+                    value = x[image, block + first, i, j + m, lane]
+                    square = value * value
+                    if channels % lanes:
+                        square = tirx.Select(block * lanes + lane < channels, square, f32(0))
+                    T.buffer_store(squares, square, [m * row + margin + block * lanes + lane])
+                with T.serial(count) as m, T.serial(blocks) as block, T.vectorized(lanes) as lane:
+                    start = m * row + margin - before + block * lanes + lane
+                    total = reduce(lambda a, b: a + b, [squares[start + k] for k in range(size)])
+                    T.buffer_store(y, finish(total, image, block, lane, i, j + m), [image, block, i, j + m, lane])
+
+    return Tensor(TensorType(x.type.shape), lambda *i: heart(*i), loops=KERNEL, kernel=Kernel(heart, (image,), write))
