@@ -1,7 +1,8 @@
 """The arrows of the architecture, held by reading every import: what may know of what.
 
-    diagnostics <- files <- ir <- {ops, memory} <- {frontend, analysis} <- target <- {passes, weights, images,
-    contracts} <- artifact <- cache <- driver <- {verification, profiling} <- bench <- cnnc <- cli
+    diagnostics <- files <- {ir, signing} <- {ops, memory} <- {frontend, analysis} <- target <- {passes, weights,
+    images, contracts} <- artifact <- cache <- {driver, tuned} <- {verification, profiling, tuning} <- bench <- cnnc
+    <- cli
 
 A backend knows public cnnc and its own library; cnnc knows no backend.
 """
@@ -22,15 +23,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"diagnostics"},
     {"files"},
-    {"ir"},
+    {"ir", "signing"},
     {"ops", "memory"},
     {"frontend", "analysis"},
     {"target"},
     {"passes", "weights", "images", "contracts"},  # passes: what is constant is computed by a target
     {"artifact"},
     {"cache"},
-    {"driver"},
-    {"verification", "profiling"},
+    {"driver", "tuned"},
+    {"verification", "profiling", "tuning"},
     {"bench"},
     {""},  # cnnc/__init__.py, the public face
     {"cli"},
