@@ -104,7 +104,7 @@ class CpuBench:
         found: list[Convolution] = []
 
         def asked(shape: ConvShape, plain: bool) -> None:
-            found.append(Convolution.of(shape, plain))
+            found.append(Convolution(shape, plain))
 
         self._lowered(node, asked)
         return next((each for each in found if len(plans(each, self._machine)) > 1), None)

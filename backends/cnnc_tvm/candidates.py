@@ -1,14 +1,11 @@
-"""What `cnnc tune` chooses among, and the choices it made: plans of the kernels that compute convolutions on a CPU.
-
-A convolution whose batch is known only when the program runs is taken for one of batch 1.
-"""
+"""What `cnnc tune` chooses among, and the choices it made: plans of the kernels that compute convolutions on a CPU."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from cnnc.cache import code
@@ -35,10 +32,6 @@ class Convolution:
 
     shape: ConvShape
     plain: bool
-
-    @staticmethod
-    def of(shape: ConvShape, plain: bool) -> Convolution:
-        return Convolution(replace(shape, batch=shape.batch if isinstance(shape.batch, int) else 1), plain)
 
     @property
     def name(self) -> str:
@@ -115,7 +108,7 @@ class Choices:
         self._store, self._machine, self._around = store, machine, surroundings(machine, cpu)
 
     def __call__(self, shape: ConvShape, plain: bool) -> Plan | None:
-        convolution = Convolution.of(shape, plain)
+        convolution = Convolution(shape, plain)
         where = about(convolution, self._around)
         entry = self._store.read(where)
         if entry is None or entry.plan is None:
