@@ -17,6 +17,9 @@ from cnnc_tvm.tensor import Expr
 Run = tuple[int, int, tuple[int, ...]]
 """Columns first .. last - 1 of the window, and the columns of the tile at which they all lie inside the image."""
 
+_C_FUNCTION, _BITS = "tirx.call_pure_extern", "tirx.reinterpret"
+"""A function of C, and the bits of a number, which arithmetic for exponentials has."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -74,8 +77,8 @@ def store(
 ) -> None:  # fmt: skip
     """Finish the sums of a tile, which has these for its rows, columns and blocks from 0, and write them.
 
-    `block` is its first block, `place` gives the row and the column of `out`. An epilogue that calls functions would
-    empty the registers at each call, and fill the code: it is applied in a loop to what has been written, and not to
+    `block` is its first block, `place` gives the row and the column of `out`. A long epilogue, as of an exponential,
+    would fill the code: it is applied in a loop to what has been written. One that calls functions is not applied to
     vectors, which TVM would have to take apart.
     """
 
@@ -88,27 +91,29 @@ def store(
                 value = tirx.Select(block * lanes + lane < shape.filters, value, tirx.const(0.0, "float32"))
             T.buffer_store(out, value, [n, block, i, j, lane])
 
-    later = _calls(finish)
+    used = _functions(finish)
+    later = not used.isdisjoint({_C_FUNCTION, _BITS})
     for (u, m, k), total in sums.items():
         write(_as_it_is if later else finish, total.__getitem__, block + k, *place(u, m), T.vectorized)
     if later:
+        loop = T.serial if _C_FUNCTION in used else T.vectorized
         rows, columns, blocks = (max(axis) + 1 for axis in zip(*sums, strict=True))
         with T.serial(blocks) as k, T.serial(rows) as u, T.serial(columns) as m:
             i, j = place(u, m)
-            write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j, T.serial)
+            write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j, loop)
 
 
 def _as_it_is(value: Expr, *_: Expr) -> Expr:
     return value
 
 
-def _calls(finish: Finish) -> bool:
-    """Whether the epilogue calls functions of a library."""
-    names: list[str] = []
+def _functions(finish: Finish) -> set[str]:
+    """The names of the functions that an epilogue has in it."""
+    names: set[str] = set()
     value, index = tirx.Var("value", "float32"), tirx.Var("index", "int32")
-    call = (tvm.ir.Call, lambda x: names.append(x.op.name))
+    call = (tvm.ir.Call, lambda x: names.add(x.op.name))
     tvm_ffi.structural_walk(finish(value, index, index, index, index, index), call)
-    return "tirx.call_pure_extern" in names
+    return names
 
 
 def prefetch(buffer: Any, *index: Expr, cache: int = 1) -> None:
