@@ -309,6 +309,27 @@ def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not CpuTarget().status().works
 
 
+def test_weights_changed_later_do_not_matter() -> None:
+    graph = cnnc.load("model M { input x: f32[N, 64] output y y = x -> layer_norm -> rbf(8) }")
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2)
+    weights = {name: aligned(array) for name, array in weights.items()}
+    program = CpuTarget().compile(graph, weights)
+    before = program(**inputs)
+    for array in weights.values():
+        array[...] = 0
+    for name, after in program(**inputs).items():
+        np.testing.assert_array_equal(after, before[name])
+
+
+def aligned(array: Array) -> Array:
+    """A copy where programs can read it as it is."""
+    whole = np.empty(array.nbytes + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    copy = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def test_winograd_may_be_forbidden() -> None:
     graph = cnnc.load("model M { input x: f32[1, 64, 28, 28] output y y = x -> conv(64, 3, pad=1) }")
     weights, inputs = random_weights(graph), random_inputs(graph)

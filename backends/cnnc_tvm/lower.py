@@ -100,7 +100,10 @@ def lower(
     functions, plan = place(b, inputs, {name: outputs[x] for name, x in graph.outputs.items()})
     read = {*plan.outputs.values(), *(i for step in plan.steps for i in step.args)}
     used = {plan.tensors[i].memory for i in read}
-    return Lowered(functions, plan, {name: array for name, array in b.constants.items() if name in used})
+    constants = {name: array for name, array in b.constants.items() if name in used}
+    # The program reads its constants where they lie: what was not rearranged is the caller's, who may change it.
+    own = {name: array.copy() if array is weights.get(name) else array for name, array in constants.items()}
+    return Lowered(functions, plan, own)
 
 
 def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
