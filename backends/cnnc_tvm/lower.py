@@ -56,7 +56,7 @@ MOVING: frozenset[type[Op]] = frozenset({
 """Ops that read an element of their operands at most once."""
 
 _MAX_LABEL = 48
-_MAX_SIZE = 300
+_MAX_SIZE = 1_000
 """Of an expression that takes in others: TVM's time to compile grows exponentially with the functions in it."""
 
 

@@ -127,8 +127,9 @@ def _tile(windows: Windows, tile: Tile, n: Expr, block: Expr, i: Expr, j: Expr, 
 
 
 def over_maps(b: Builder, out: TensorType, x: Tensor, how: Reduction, *, mean: bool) -> Tensor | None:
-    """Each channel of images reduced to a number, their mean if `mean`; None where images are stored plainly."""
-    if b.memory(x.type) is None or b.memory(out) is not None:
+    """Each channel of images reduced to a number, their mean if `mean`; None where images are stored plainly, or as
+    channels that begin within a block: to copy them would take as long."""
+    if b.memory(x.type) is None or b.memory(out) is not None or (x.within and x.blocks is None):
         return None
     channels, height, width = _known(x.type.shape[1:])
     lanes, (blocks, rest) = b.lanes, divmod(channels, b.lanes)
