@@ -160,12 +160,13 @@ def test_nothing_is_measured_twice(store: Store) -> None:
     first = FakeBench(task(times=times))
     outcome = search(first, store, tell=stopping(2))
     assert outcome.interrupted
-    tried = outcome.found[0].entry.tried  # type: ignore[union-attr]
-    assert 1 < tried < 30
+    entry = outcome.found[0].entry
+    assert entry is not None
+    assert 1 < entry.tried < 30
     second = FakeBench(task(times=times))
     (found,) = search(second, store).found
     assert found.entry == Entry(30, found.task.plans[20], 1.0, 0.5)
-    again = [plan for _, plans in second.measured for plan in plans if 0 < plan < tried]
+    again = [plan for _, plans in second.measured for plan in plans if 0 < plan < entry.tried]
     assert not again
     third = FakeBench(task(times=times))
     search(third, store)

@@ -16,7 +16,7 @@ from tvm import te
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
-from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
+from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, store, tiles, zero
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
@@ -52,12 +52,10 @@ def choose(shape: ConvShape, machine: Machine) -> Plan:
 
     Chunks of rows are as long as leaves each core several.
     """
-    height, width = shape.out
+    width = shape.out[1]
     most = _most(shape, machine)
     columns = min(range(-(-most // 2), most + 1), key=lambda columns: (-width % columns, -columns))
-    tasks = -(-shape.channels // machine.lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
-    chunks = min(height, -(-4 * machine.cores // tasks)) if machine.cores > 1 else 1
-    return Plan(machine.lanes, columns, -(-height // chunks))
+    return Plan(machine.lanes, columns, rows_of_a_task(shape, machine.lanes, machine.cores))
 
 
 def _most(shape: ConvShape, machine: Machine) -> int:

@@ -71,6 +71,14 @@ def zero(accumulator: Any, lanes: int) -> None:
     T.buffer_store(accumulator, T.broadcast(tirx.const(0.0, "float32"), lanes), [T.ramp(0, 1, lanes)])
 
 
+def rows_of_a_task(shape: ConvShape, lanes: int, cores: int) -> int:
+    """Rows that a thread computes of a block of channels at a time where each has windows of its own, so that each core
+    has several of them."""
+    tasks = -(-shape.channels // lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
+    chunks = min(shape.out[0], -(-4 * cores // tasks)) if cores > 1 else 1
+    return -(-shape.out[0] // chunks)
+
+
 def store(
     shape: ConvShape, lanes: int, finish: Finish, sums: Mapping[tuple[int, int, int], Any], out: Any,
     n: Expr, block: Expr, place: Callable[[Expr, Expr], tuple[Expr, Expr]],

@@ -20,7 +20,7 @@ from cnnc.ir.dim import Dim
 from cnnc.ir.types import TensorType
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.conv_tiles import Tile, rows_inside, tiles
+from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, tiles
 from cnnc_tvm.scalar import f32, maximum, minimum
 from cnnc_tvm.tensor import KERNEL, MAX, MIN, SUM, Expr, Kernel, Reduction, Tensor
 
@@ -69,7 +69,7 @@ def over_windows(
     shape = ConvShape(b.size(x.type.shape[0]), c, c, (h, w), kernel, stride, dilation, (top, left, bottom, right), c)
     image, first = b.image(x)
     windows = Windows(shape, how, value, b.lanes, first)
-    chunk = _chunk(shape, b.lanes, b.machine.cores)
+    chunk = rows_of_a_task(shape, b.lanes, b.machine.cores)
     heart = b.heart(out)
 
     def write(finish: Finish, x: Any, y: Any) -> None:
@@ -81,13 +81,6 @@ def over_windows(
 def _known(sizes: Iterable[Dim]) -> list[int]:
     """Sizes that are numbers, as `Builder.memory` has found."""
     return [size for size in sizes if isinstance(size, int)]
-
-
-def _chunk(shape: ConvShape, lanes: int, cores: int) -> int:
-    """Rows that a thread computes of a block of channels at a time, so that each core has several of them."""
-    tasks = -(-shape.channels // lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
-    chunks = min(shape.out[0], -(-4 * cores // tasks)) if cores > 1 else 1
-    return -(-shape.out[0] // chunks)
 
 
 def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None:
