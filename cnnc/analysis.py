@@ -86,12 +86,11 @@ def planned_bytes(graph: Graph) -> Dim | None:
 
     None where the unknown sizes do not scale all values alike, as a batch does: bind them first.
     """
-    blocks = memory_plan(graph).blocks.values()
-    sizes = [_scaled(block.bytes) for block in blocks]
+    blocks = tuple(memory_plan(graph).blocks.values())
+    sizes = [_scaled(block.type.bytes) for block in blocks]
     if len({scale for scale, _ in sizes}) > 1:
         return None
-    known = [replace(block, bytes=factor) for block, (_, factor) in zip(blocks, sizes, strict=True)]
-    return sizes[0][0] * memory.pack(known, {}).size
+    return sizes[0][0] * memory.pack(blocks, (factor for _, factor in sizes)).size
 
 
 def _step(node: Node) -> memory.Step[Value]:

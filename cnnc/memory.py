@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from cnnc.ir.dim import Dim, evaluate
 from cnnc.ir.types import TensorType
 
 ALIGNMENT = 64
@@ -51,9 +50,9 @@ class Place(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Memory that is needed from step `first` to step `last`, counted from 1; inputs are there at 0."""
+    """Memory of the size of `type`, needed from step `first` to step `last`, counted from 1; inputs are there at 0."""
 
-    bytes: Dim
+    type: TensorType
     first: int
     last: int
 
@@ -102,7 +101,7 @@ def arrange(
         arranger.own(step.result, i + 1)
     for i, step in enumerate(steps):
         arranger.share(step, i + 1)
-    blocks = {x: Block(types[x].bytes, first, arranger.last(x)) for x, first in arranger.first.items()}
+    blocks = {x: Block(types[x], first, arranger.last(x)) for x, first in arranger.first.items()}
     return Arrangement(arranger.places, blocks, arranger.over, arranger.joined, types)
 
 
@@ -215,7 +214,7 @@ class _Arranger(Generic[V]):
     def _bytes(self, block: V) -> int:
         """The size of a block, symbols taken as 64: any choice is correct."""
         type = self.types[block]
-        return evaluate(type.bytes, dict.fromkeys(type.symbols, 64))
+        return type.bytes_at(dict.fromkeys(type.symbols, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +225,16 @@ class Arena:
     size: int
 
 
-def pack(blocks: Sequence[Block], dims: Mapping[str, int]) -> Arena:
-    """Offsets such that blocks needed at one time do not overlap; the time taken goes with the number of such pairs.
+def pack(blocks: Sequence[Block], bytes: Iterable[int]) -> Arena:
+    """Offsets such that blocks of these sizes do not overlap if they are needed at one time.
+
+    The time taken goes with the number of pairs that are.
 
     Blocks are placed in order of their bytes times steps, each into the smallest gap that it fits in; where that leaves
     gaps at the peak, in order of their bytes as well, and the smaller arena is taken. Source: Pisarchyk & Lee,
     "Efficient memory management for deep neural net inference", 2020, greedy by size.
     """
-    known = {dim: -(-evaluate(dim, dims) // ALIGNMENT) * ALIGNMENT for dim in {block.bytes for block in blocks}}
-    sizes = [known[block.bytes] for block in blocks]
+    sizes = [-(-size // ALIGNMENT) * ALIGNMENT for size in bytes]
     needed = [0] * (max((block.last for block in blocks), default=0) + 2)
     for block, size in zip(blocks, sizes, strict=True):
         needed[block.first] += size

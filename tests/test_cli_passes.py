@@ -89,7 +89,10 @@ def test_explain_fusion(cli: Cli) -> None:
         "7 nodes before, 4 after\n"
     )
     assert cli("explain", "fusion", "net.cnn", "r").stdout.count("\n") == 2
-    assert cli("explain", "fusion", "net.cnn", "one").stdout == "no pass found anything to do at `one`\n"
+    assert cli("explain", "fusion", "net.cnn", "one").stdout == "".join(text.splitlines(keepends=True)[:3])
+    assert cli("explain", "fusion", "net.cnn", "two").stdout == "".join(text.splitlines(keepends=True)[3:5])
+    Path("plain.cnn").write_text("model M { input x: f32[N, 3, 8, 8]  output y  y = x -> c: conv(4, 3) }")
+    assert cli("explain", "fusion", "plain.cnn", "c").stdout == "no pass found anything to do at `c`\n"
     notes = json.loads(cli("explain", "fusion", "net.cnn", "--json").stdout)
     assert [(x["node"], x["pass"], x["applied"]) for x in notes if x["at"].startswith("net.cnn:6:")] == [
         ("6", "remove_identity", True), ("r", "fuse_epilogue", False),

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from cnnc.diagnostics import error
-from cnnc.ir.dim import Dim, evaluate, parse_dim
+from cnnc.ir.dim import Dim, parse_dim
 from cnnc.ir.op import MAX_ELEMENTS
 from cnnc.ir.types import TensorType
 from cnnc.memory import Arena, Block, pack
@@ -86,12 +86,16 @@ class Plan:
     def arena(self, dims: Mapping[str, int]) -> Arena:
         """Where the blocks lie for these sizes. CnncError E0502 where a tensor has too many elements."""
         for type in dict.fromkeys(x.type for x in self.tensors):
-            elements = evaluate(type.size, dims)
+            elements = type.size_at(dims)
             if elements >= MAX_ELEMENTS:
                 given = ", ".join(f"{name}={value}" for name, value in dims.items())
                 message = f"{type} has {elements:,} elements for {given}: the limit is {MAX_ELEMENTS:,}"
                 raise error("E0502", message)
-        return pack(self.blocks, dims)
+        return pack(self.blocks, self.block_bytes(dims))
+
+    def block_bytes(self, dims: Mapping[str, int]) -> list[int]:
+        """The sizes of the blocks."""
+        return [block.type.bytes_at(dims) for block in self.blocks]
 
     def values(self, step: Step, dims: Mapping[str, int]) -> dict[str, int]:
         """The values of a step's `dims`."""
@@ -105,7 +109,7 @@ class Plan:
     def to_json(self) -> bytes:
         data = {
             "tensors": [[str(x.type), x.memory, x.part and list(astuple(x.part))] for x in self.tensors],
-            "blocks": [[str(x.bytes), x.first, x.last] for x in self.blocks],
+            "blocks": [[str(x.type), x.first, x.last] for x in self.blocks],
             "steps": [[s.function, s.node, list(s.args), list(s.dims)] for s in self.steps],
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
@@ -122,7 +126,7 @@ class Plan:
         data = json.loads(text)
         return Plan(
             tuple(Tensor(TensorType.parse(type), place, part and Part(*part)) for type, place, part in data["tensors"]),
-            tuple(Block(parse_dim(size), first, last) for size, first, last in data["blocks"]),
+            tuple(Block(TensorType.parse(type), first, last) for type, first, last in data["blocks"]),
             tuple(Step(f, node, tuple(args), tuple(dims)) for f, node, args, dims in data["steps"]),
             data["inputs"],
             data["outputs"],

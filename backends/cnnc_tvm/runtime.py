@@ -124,7 +124,7 @@ class TvmProgram(Program):
         return frame
 
     def _bytes(self, step: Step, dims: Mapping[str, int]) -> int:
-        return sum(evaluate(self.plan.tensors[i].type.bytes, dims) for i in dict.fromkeys(step.args))
+        return sum(self.plan.tensors[i].type.bytes_at(dims) for i in dict.fromkeys(step.args))
 
     @cached_property
     def _device(self) -> Device:
@@ -146,8 +146,8 @@ class TvmProgram(Program):
         plan, arena = self.plan, self.plan.arena(dims)
         whole = self._device.memory(arena.size)
         blocks = [
-            self._device.part(whole, start, evaluate(block.bytes, dims))
-            for start, block in zip(arena.offsets, plan.blocks, strict=True)
+            self._device.part(whole, start, size)
+            for start, size in zip(arena.offsets, plan.block_bytes(dims), strict=True)
         ]
 
         def memory(x: Tensor) -> Memory:

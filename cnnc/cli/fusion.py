@@ -22,7 +22,8 @@ _ROWS = 8
 
 
 def explain_fusion(place: Place, settings: Settings, label: str | None, as_json: bool) -> None:
-    """Print the notes of all passes on a model, or on the nodes at `label` and below; CnncError E0902 if none are."""
+    """Print the notes of all passes on a model, or those on the nodes at `label` and below, and on the nodes after them
+    that became part of one or could not; CnncError E0902 if no node is at `label`."""
     from cnnc.driver import optimise
     from cnnc.passes import LEVELS
 
@@ -31,7 +32,7 @@ def explain_fusion(place: Place, settings: Settings, label: str | None, as_json:
     if label is not None and not any(_within(name, label) for name in before):
         raise error("E0902", f"no node of `{graph.name}` is labelled `{label}`", help="`cnnc ir` lists them")
     result = optimise(graph, level=max(LEVELS))
-    notes = [x for x in result.notes if label is None or _within(x.node.name, label)]
+    notes = [x for x in result.notes if label is None or _concerns(x, label)]
     if as_json:
         print_json([_json(x) for x in notes])
         return
@@ -47,6 +48,11 @@ def explain_fusion(place: Place, settings: Settings, label: str | None, as_json:
 
 def _within(name: str, label: str) -> bool:
     return name == label or name.startswith(f"{label}.")
+
+
+def _concerns(note: Note, label: str) -> bool:
+    others = (note.result,) if note.result is not None else note.node.inputs
+    return any(_within(x.name, label) for x in (note.node, *others))
 
 
 def _by_line(notes: Iterable[Note]) -> list[tuple[Span | None, list[Note]]]:

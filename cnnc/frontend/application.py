@@ -37,7 +37,7 @@ from cnnc.frontend.session import CALL_STEPS, MAX_NODES, MODEL_STEPS
 from cnnc.ir.attrs import show_value
 from cnnc.ir.dim import Dim, solve, substitute
 from cnnc.ir.explain import diagnose
-from cnnc.ir.graph import Frame, Input, Node, Origin, Param, Value
+from cnnc.ir.graph import Frame, Input, Node, Origin, Param, Value, fresh_params
 from cnnc.ir.op import Op, OpError
 from cnnc.ir.types import DType, TensorType
 from cnnc.ops import Constant, Slice
@@ -148,7 +148,6 @@ class Application(Lookup):
             return POISON
         weights = site.shared.path if site.shared else join(scope.weights, name)
         try:
-            op.result(*(v.type for v in values))
             params = self._params(op, values, weights, site)
             node = None if params is None else Node(op, tuple(values), params, path, origin)
         except OpError as e:
@@ -210,16 +209,14 @@ class Application(Lookup):
     def _params(self, op: Op, values: list[Value], prefix: str, site: Site) -> dict[str, Param] | None:
         """The parameters of a node: fresh ones, or in a shared block those of its first use; None where they clash."""
         shared = site.shared or site.scope.shared
-        dtype = values[0].type.dtype if values else DType.F32
-        params = {}
-        for role, spec in op.params(*(v.type for v in values)).items():
-            name, type = f"{prefix}.{role}", TensorType(spec.shape, dtype)
-            before = self.params.setdefault(name, Param(name, type, spec.init, spec.trainable))
-            if before.type != type and shared is not None:
-                message = f"shared `{shared.name}`: its first use made `{name}` {before.type}, this use needs {type}"
+        params = fresh_params(op, values, prefix)
+        for role, param in params.items():
+            params[role] = before = self.params.setdefault(param.name, param)
+            if before.type != param.type and shared is not None:
+                needs = f"its first use made `{param.name}` {before.type}, this use needs {param.type}"
+                message = f"shared `{shared.name}`: {needs}"
                 self.error("E0321", message, site.span, site.scope, also=[Label(shared.span, "shared here")])
                 return None
-            params[role] = before
         return params
 
     def _split(self, args: Sequence[Given], site: Site) -> object:

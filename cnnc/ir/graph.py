@@ -16,7 +16,7 @@ from typing import TypeAlias
 from cnnc.diagnostics import Span
 from cnnc.ir.dim import Dim
 from cnnc.ir.op import Init, Op
-from cnnc.ir.types import DType, TensorType
+from cnnc.ir.types import TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,9 @@ class Param:
     trainable: bool = True
 
 
+_NO_PARAMS: Mapping[str, Param] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """An op applied to `inputs`, with its `params` by role. The type is computed here, by `op`; OpError refuses."""
@@ -83,7 +86,8 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", self.op.result(*(x.type for x in self.inputs)))
         if not isinstance(self.params, MappingProxyType):  # else they are those of another node
-            object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+            params = MappingProxyType(dict(self.params)) if self.params else _NO_PARAMS
+            object.__setattr__(self, "params", params)
 
     @staticmethod
     def make(op: Op, *inputs: Value, name: str, origin: Origin | None = None) -> Node:
@@ -104,12 +108,12 @@ Value: TypeAlias = "Input | Node"
 
 def fresh_params(op: Op, inputs: Iterable[Value], prefix: str) -> dict[str, Param]:
     """The parameters `op` wants on `inputs`, named `{prefix}.{role}`, in the element type of the first input."""
-    types = [x.type for x in inputs]
-    op.result(*types)
-    dtype = types[0].dtype if types else DType.F32
+    operands = [x.type for x in inputs]
+    op.result(*operands)
+    types = op.param_types(*operands)
     return {
-        role: Param(f"{prefix}.{role}", TensorType(spec.shape, dtype), spec.init, spec.trainable)
-        for role, spec in op.params(*types).items()
+        role: Param(f"{prefix}.{role}", types[role], spec.init, spec.trainable)
+        for role, spec in op.params(*operands).items()
     }
 
 

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 from cnnc.ir.attrs import AttrError, Float, Kind, attr, show_value
 from cnnc.ir.dim import Dim
 from cnnc.ir.record import Record
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 
 MAX_ELEMENTS = 2**31
 """A tensor has fewer elements than this."""
@@ -161,6 +161,10 @@ class Op(Record):
         """The type of the result for operands of these types; OpError says what is wrong with them."""
         return _result(self, operands)
 
+    def param_types(self, *operands: TensorType) -> Mapping[str, TensorType]:
+        """The types of its parameters by role, which are of the element type of the first operand."""
+        return _param_types(self, operands)
+
     def __str__(self) -> str:
         """The op as the language writes it: required attributes by position, others if not the default."""
         parts = []
@@ -198,6 +202,12 @@ def _result(op: Op, operands: tuple[TensorType, ...]) -> TensorType:
         message = f"`{op.name}` gives {out}: {size:,} elements or more; there must be fewer than {MAX_ELEMENTS:,}"
         raise OpError("E0502", message)
     return out
+
+
+@lru_cache(maxsize=2**12)
+def _param_types(op: Op, operands: tuple[TensorType, ...]) -> Mapping[str, TensorType]:
+    dtype = operands[0].dtype if operands else DType.F32
+    return {role: TensorType(spec.shape, dtype) for role, spec in op.params(*operands).items()}
 
 
 def known_size(x: TensorType) -> int:

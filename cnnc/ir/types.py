@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 
-from cnnc.ir.dim import Dim, parse_dim, product, substitute, symbols
+from cnnc.ir.dim import Dim, evaluate, parse_dim, product, substitute, symbols
 
 
 class DType(StrEnum):
@@ -50,6 +51,13 @@ class TensorType:
     @property
     def bytes(self) -> Dim:
         return self.size * self.dtype.size
+
+    def size_at(self, dims: Mapping[str, int]) -> int:
+        """Number of elements for these values of the symbols. It exists where the terms of `size` would be too many."""
+        return prod(evaluate(dim, dims) for dim in self.shape)
+
+    def bytes_at(self, dims: Mapping[str, int]) -> int:
+        return self.size_at(dims) * self.dtype.size
 
     @property
     def symbols(self) -> set[str]:

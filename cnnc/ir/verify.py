@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.graph import Graph, Node, Param, Value
 from cnnc.ir.op import Op, OpError
-from cnnc.ir.types import DType, TensorType
 
 
 def verify(
@@ -55,9 +54,7 @@ def _define(value: Value, names: set[str], values: set[Value]) -> None:
 def _check_types(node: Node) -> None:
     types = [x.type for x in node.inputs]
     try:
-        wanted = node.op.result(*types)
-        dtype = types[0].dtype if types else DType.F32
-        expected = {role: TensorType(x.shape, dtype) for role, x in node.op.params(*types).items()}
+        wanted, expected = node.op.result(*types), node.op.param_types(*types)
     except OpError as e:
         raise _broken(node, f"`{node.op}` refuses its operands: {e}") from None
     if node.type != wanted:

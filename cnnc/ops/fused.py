@@ -98,7 +98,7 @@ def chain(node: Node, inputs: Sequence[Value]) -> Iterator[Node]:
     last = len(op.parts) - 1
     for k, (part, own) in enumerate(op.steps(inputs)):
         prefix = op.role(k, "")
-        params = {role: node.params[prefix + role] for role in part.params(*(x.type for x in (*value, *own)))}
+        params = {role: node.params[prefix + role] for role in part.param_types(*(x.type for x in (*value, *own)))}
         name = node.name if k == last else f"{node.name}+{k}"
         value = (Node(part, (*value, *own), params, name, node.origin),)
         yield value[0]
