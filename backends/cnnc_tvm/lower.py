@@ -110,11 +110,13 @@ def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rul
     """The result of a layer with its epilogue, which takes in the layer's expression; other operands are in memory."""
     for x in node.inputs[1:]:
         values[x] = b.readable(values[x])
-    parts = list(chain(node, node.inputs))
-    for part in parts:
-        values[part] = _result(b, part, values, rules)
-    result = values[parts[-1]]
-    return replace(result, node=node.name) if result.loops else result
+    result = values[node.inputs[0]]
+    for part in chain(node, node.inputs):
+        result = _result(b, part, values, rules)
+        if result.loops:
+            result = replace(result, node=node.name)  # all that is computed for a part is for the node
+        values[part] = result
+    return result
 
 
 def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:

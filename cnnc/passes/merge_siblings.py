@@ -36,7 +36,7 @@ def merge(node: Node, sweep: Sweep) -> Value | None:
         if isinstance(found, Refusal):
             raise found
         return found
-    if not isinstance(node.op, ops.Conv | ops.Linear):
+    if not isinstance(sweep.written.op, ops.Conv | ops.Linear):  # what is written as a concat may be a layer by now
         return None
     source = sweep.written.inputs[0]
     if source in sweep.memo:
