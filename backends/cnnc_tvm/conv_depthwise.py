@@ -1,7 +1,9 @@
-"""Depthwise convolution on a CPU: each channel with a window of its own, a vector for the channels of a block.
+"""Depthwise convolution on a CPU, and convolution in groups of a few channels: a vector for the channels of a block.
 
 The sums of some neighbouring columns of a row stay in registers. Each input of a row of the window is loaded once and
-multiplied by the weights of all the columns that see it. Padding is never read, as in `conv_direct`.
+multiplied by the weights of all the columns that see it. In a group of several channels each filter sums up all of
+them: the first of each group is spread over the lanes of its group and multiplied, then the second, and so on. Padding
+is never read, as in `conv_direct`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import te
+from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
@@ -21,6 +23,10 @@ from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array
+
+
+_LONGEST = 256
+"""Products of a row of the window, all of which are written out."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +64,35 @@ def choose(shape: ConvShape, machine: Machine) -> Plan:
     return Plan(machine.lanes, columns, rows_of_a_task(shape, machine.lanes, machine.cores))
 
 
+def takes(shape: ConvShape, lanes: int) -> bool:
+    """Whether a vector holds whole groups, each of as many filters as channels."""
+    return shape.channels == shape.filters and lanes % _width(shape) == 0
+
+
+def _width(shape: ConvShape) -> int:
+    """Channels of a group."""
+    return shape.channels // shape.groups
+
+
 def _most(shape: ConvShape, machine: Machine) -> int:
-    """Columns whose sums and weights fit the registers."""
-    return min(shape.out[1], max(2, machine.registers - shape.kernel[1] - 3))
+    """Columns whose sums and weights fit the registers; weights that would fill more than half are read each time."""
+    weights = shape.kernel[1] * _width(shape)
+    free = machine.registers - 3 - (weights if weights <= machine.registers // 2 else 0)
+    return min(shape.out[1], max(2, min(free, _LONGEST // weights)))
 
 
 def pack(weight: Array, plan: Plan) -> Array:
-    """Weights [C, 1, R, S] as [ceil(C / lanes), R, S, lanes], zeros in the lanes past the last channel."""
-    channels, _, r, s = weight.shape
-    full = np.zeros((-(-channels // plan.lanes) * plan.lanes, r, s), weight.dtype)
-    full[:channels] = weight[:, 0]
-    return np.ascontiguousarray(full.reshape(-1, plan.lanes, r, s).transpose(0, 2, 3, 1))
+    """Weights [C, width, R, S] as [ceil(C / lanes), R, S, width, lanes], zeros in the lanes past the last channel."""
+    channels, width, r, s = weight.shape
+    full = np.zeros((-(-channels // plan.lanes) * plan.lanes, width, r, s), weight.dtype)
+    full[:channels] = weight
+    return np.ascontiguousarray(full.reshape(-1, plan.lanes, width, r, s).transpose(0, 3, 4, 2, 1))
 
 
 def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
     """Emit the convolution of x by the weights `w` that `pack` made; to be called inside a `T.prim_func`.
 
-    `shape` has as many groups and filters as channels.
+    `shape` is one that `takes` says.
     """
     height, blocks, chunks = shape.out[0], -(-shape.channels // plan.lanes), -(-shape.out[0] // plan.chunk)
     with T.parallel(shape.batch * (blocks * chunks)) as task:
@@ -110,8 +128,16 @@ def _tile(shape: ConvShape, plan: Plan, tile: Tile, place: tuple[Expr, ...], sum
     above, below = rows_inside(shape, i)
     with T.serial(below - above) as q:
         r = T.bind(above + q)
-        weights = [T.bind(w[block, r, s, vector]) for s in range(shape.kernel[1])]
+        width = _width(shape)
+        weights = [[T.bind(w[block, r, s, k, vector]) for k in range(width)] for s in range(shape.kernel[1])]
         for column, products in sorted(readers.items()):
             value = T.bind(x[n, block, i * sh - top + r * dh, j * sw - left + column, vector])
-            for s, m in products:
-                T.buffer_store(sums[m], sums[m][vector] + value * weights[s], [vector])
+            for k in range(width):
+                spread = value if width == 1 else T.bind(_spread(value, width, k, plan.lanes))
+                for s, m in products:
+                    T.buffer_store(sums[m], sums[m][vector] + spread * weights[s][k], [vector])
+
+
+def _spread(value: Expr, width: int, k: int, lanes: int) -> Expr:
+    """The k-th lane of each `width` lanes in all of them."""
+    return tirx.Shuffle([value], [tirx.const(lane // width * width + k, "int32") for lane in range(lanes)])

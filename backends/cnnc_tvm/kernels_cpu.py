@@ -119,10 +119,8 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
     """The plan for a shape whose batch is known, on images that lie plainly or in blocks of channels, by models of what
     they cost."""
     groups, lanes = shape.groups, machine.lanes
-    if groups == shape.channels == shape.filters and not plain:
-        return conv_depthwise.choose(shape, machine)
     if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
-        return None
+        return conv_depthwise.choose(shape, machine) if conv_depthwise.takes(shape, lanes) and not plain else None
     transformed = conv_winograd_plan.choose(shape, machine) if machine.winograd and not plain else None
     return transformed or conv_direct.choose(shape, machine, plain=plain)
 
