@@ -213,6 +213,13 @@ def test_a_peer_that_computes_something_else_is_not_timed(fault: Fault) -> None:
     )
 
 
+def test_a_network_that_amplifies_rounding_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here all networks do: by the allowance of any network no system would compute what it should."""
+    monkeypatch.setattr("cnnc.verification.agreement.NETWORK_TOLERANCE", 1e-12)
+    found = compare("net", 2, CASE, ("onnxruntime",), QUICK)
+    assert [x.system for x in found.peers] == ["onnxruntime"]
+
+
 def test_what_is_left_out_does_not_go_on_beside_the_others(
     fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

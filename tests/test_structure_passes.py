@@ -549,7 +549,8 @@ def test_siblings_joined_in_their_order_are_one_layer() -> None:
 def test_a_layer_that_a_concat_became_is_not_taken_for_what_is_read_after_one_of_its_operands() -> None:
     before = cnnc.load(
         "model M { input x: f32[2, 4, 8, 8]  output y, z\n"
-        "  a = x -> conv(4, 1)  b = x -> conv(4, 1)  y = concat { a | b }  z = a -> concat { conv(2, 1) | conv(3, 1) } }"
+        "  a = x -> conv(4, 1)  b = x -> conv(4, 1)  y = concat { a | b }\n"
+        "  z = a -> concat { conv(2, 1) | conv(3, 1) } }"
     )
     after, _ = run("merge_siblings", before)
     assert ops_of(after) == ["conv(8, 1)", "slice(0, 4)", "conv(5, 1)"]

@@ -18,7 +18,7 @@ import numpy as np
 from tvm import te
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
+from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
 from cnnc_tvm.conv_tiles import Tile, prefetch, rows_inside, store, tiles, zero
 from cnnc_tvm.tensor import Expr
 
@@ -151,18 +151,23 @@ def pack(weight: Array, plan: Plan, groups: int = 1) -> Array:
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
-def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
+def write(
+    shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, placed: Placed = as_they_are
+) -> None:  # fmt: skip
     """Emit the convolution of x by the weights `w` that `pack` made; to be called inside a `T.prim_func`.
 
-    With several groups, each has as many channels and filters as fill whole blocks.
+    With several groups, each has as many channels and filters as fill whole blocks. The result is in blocks, or where
+    it has no more channels than one, it may be plain. `placed` says where in it the results lie.
     """
-    _Kernel(shape, plan, finish, x, w, out).write()
+    _Kernel(shape, plan, finish, x, w, out, placed).write()
 
 
 class _Kernel:
-    def __init__(self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any) -> None:
+    def __init__(
+        self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, placed: Placed
+    ) -> None:  # fmt: skip
         self.original, self.shape, self.plan = shape, _walked(shape, plan.image), plan
-        self.finish, self.x, self.w, self.out = finish, x, w, out
+        self.finish, self.x, self.w, self.out, self.placed = finish, x, w, out, placed
         self.vector = T.ramp(0, 1, plan.lanes)
         self.blocks = _blocks(shape, plan.lanes)
         self.passes = -(-self.blocks // plan.blocks)
@@ -218,7 +223,7 @@ class _Kernel:
         done = {(u, m, k): total for (u, m), column in sums.items() for k, total in enumerate(column)}
         store(
             self.original, self.plan.lanes, self.finish, done, self.out,
-            n, start, lambda u, m: self.place(i + u, j + m),
+            n, start, lambda u, m: self.placed(*self.place(i + u, j + m)),
         )  # fmt: skip
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:

@@ -12,11 +12,20 @@ from typing import TypeAlias
 
 from cnnc_tvm.tensor import Expr
 
-Finish: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr, Expr], Expr]
+Finish: TypeAlias = Callable[..., Expr]
 """The epilogue of an element: `finish(value, n, block, lane, i, j)` of the sum at a lane of a block of channels.
 
-It is applied to whole vectors, past the last channel as well: what it reads must lie there.
+It is applied to whole vectors, past the last channel as well: what it reads must lie there. Of a result that is stored
+plainly it is `finish(value, n, channel, i, j)`, applied to each channel by itself.
 """
+
+
+Placed: TypeAlias = Callable[[Expr, Expr], tuple[Expr, Expr]]
+"""Where in the tensor that is written the result of a row and a column lies."""
+
+
+def as_they_are(i: Expr, j: Expr) -> tuple[Expr, Expr]:
+    return i, j
 
 
 @dataclass(frozen=True)

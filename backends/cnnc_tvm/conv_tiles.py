@@ -11,7 +11,7 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.conv_shape import ConvShape, Finish
+from cnnc_tvm.conv_shape import ConvShape, Finish, Placed
 from cnnc_tvm.tensor import Expr
 
 Run = tuple[int, int, tuple[int, ...]]
@@ -81,14 +81,23 @@ def rows_of_a_task(shape: ConvShape, lanes: int, cores: int) -> int:
 
 def store(
     shape: ConvShape, lanes: int, finish: Finish, sums: Mapping[tuple[int, int, int], Any], out: Any,
-    n: Expr, block: Expr, place: Callable[[Expr, Expr], tuple[Expr, Expr]],
+    n: Expr, block: Expr, place: Placed,
 ) -> None:  # fmt: skip
     """Finish the sums of a tile, which has these for its rows, columns and blocks from 0, and write them.
 
-    `block` is its first block, `place` gives the row and the column of `out`. A long epilogue, as of an exponential,
-    would fill the code: it is applied in a loop to what has been written. One that calls functions is not applied to
-    vectors, which TVM would have to take apart.
+    `block` is its first block, `place` gives the row and the column of `out`, which is in blocks, or plain and has no
+    more channels than one. A long epilogue, as of an exponential, would fill the code: it is applied in a loop to what
+    has been written. One that calls functions is not applied to vectors, which TVM would have to take apart.
     """
+    rows, columns, blocks = (max(axis) + 1 for axis in zip(*sums, strict=True))
+    if len(out.shape) == 4:
+        for (u, m, _), total in sums.items():
+            with T.serial(shape.filters) as c:
+                T.buffer_store(out, total[c], [n, c, *place(u, m)])
+        with T.serial(shape.filters) as c, T.serial(rows) as u, T.serial(columns) as m:
+            i, j = place(u, m)
+            T.buffer_store(out, finish(out[n, c, i, j], n, c, i, j), [n, c, i, j])
+        return
 
     def write(
         finish: Finish, read: Callable[[Expr], Expr], block: Expr, i: Expr, j: Expr, loop: Callable[..., Any]
@@ -105,7 +114,6 @@ def store(
         write(_as_it_is if later else finish, total.__getitem__, block + k, *place(u, m), T.vectorized)
     if later:
         loop = T.serial if _C_FUNCTION in used else T.vectorized
-        rows, columns, blocks = (max(axis) + 1 for axis in zip(*sums, strict=True))
         with T.serial(blocks) as k, T.serial(rows) as u, T.serial(columns) as m:
             i, j = place(u, m)
             write(finish, lambda lane: out[n, block + k, i, j, lane], block + k, i, j, loop)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.script.ir_builder import tirx as T
@@ -12,7 +13,8 @@ from cnnc import ops
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
 from cnnc_tvm.builder import Builder, Tuned
-from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.conv_shape import ConvShape, Machine, as_they_are
+from cnnc_tvm.conv_transposed import Phase, phases
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
 
 if TYPE_CHECKING:
@@ -31,33 +33,97 @@ _AS_GOOD = 1.05
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
     """The convolution by a kernel; None where there is none for its shape, or where images are stored plainly."""
-    shape = _shape(b, op, x.type)
-    if b.machine is None or shape is None or b.memory(out) is None:
+    n, c, h, w = x.type.shape
+    if x.type.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
         return None
-    plain = b.memory(x.type) is None
-    plans = best_plans(shape, b.machine, b.tuned, plain=plain)
-    if not plans:
+    top, left, bottom, right = (pad if isinstance(pad, int) else 0 for pad in op.pads(x.type))
+    shape = ConvShape(
+        b.size(n), c, op.channels, (h, w), op.kernel, op.stride, op.dilation, (top, left, bottom, right), op.groups
+    )
+    return _computed(b, out, x, weight, [_Part(shape)])
+
+
+def transposed(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
+    """The transposed convolution by kernels of convolution, or None, likewise."""
+    (n, c, h, w), (_, _, *size) = x.type.shape, out.shape
+    if x.type.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
+        return None
+    if op.groups > 1 or op.dilation != (1, 1):
+        return None
+    rows, columns = (int(dim) for dim in size if isinstance(dim, int))
+    found = phases(op, b.size(n), c, (h, w), (rows, columns))
+    return _computed(b, out, x, weight, [_Part(each.shape, each) for each in found])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A convolution that computes the result, or its places of one phase."""
+
+    shape: ConvShape
+    phase: Phase | None = None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its results lie apart, so that only direct convolution can write them."""
+        return self.phase is not None and self.phase.stride != (1, 1)
+
+    def packed(self, b: Builder, weight: Tensor, plan: Plan) -> Tensor:
+        """The weights as a kernel reads them."""
+        layout = plan.layout if self.phase is None else f"{plan.layout} of {self.phase.kernel}"
+        return b.packed(weight, layout, lambda w: _pack(plan, self.shape, self.phase.weights(w) if self.phase else w))
+
+    def write(self, plan: Plan, w: Any, finish: Any, x: Any, y: Any) -> None:
+        match plan:
+            case conv_direct.Plan():
+                placed = self.phase.place if self.phase and self.sparse else as_they_are
+                conv_direct.write(self.shape, plan, finish, x, w, y, placed)
+            case conv_winograd_plan.Plan():
+                conv_winograd.write(self.shape, plan, finish, x, w, y)
+            case conv_depthwise.Plan():
+                conv_depthwise.write(self.shape, plan, finish, x, w, y)
+
+
+def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Sequence[_Part]) -> Tensor | None:
+    if b.machine is None or not parts:
+        return None
+    plain, few_channels = b.memory(x.type) is None, b.memory(out) is None
+    if few_channels and (plain or not _one_block(out, b.lanes) or parts[0].shape.groups > 1):
+        return None
+    direct = replace(b.machine, winograd=False)
+    plans = [
+        best_plans(part.shape, direct if few_channels or part.sparse else b.machine, b.tuned, plain=plain)
+        for part in parts
+    ]
+    if not all(plans):
         return None
     image, first = (b.plain(x), 0) if plain else b.image(x)
-    packed = [b.packed(weight, each.layout, partial(_pack, each, shape)) for each in plans]
-    operands = tuple(dict.fromkeys(packed))
+    packed = [[part.packed(b, weight, plan) for plan in own] for part, own in zip(parts, plans, strict=True)]
+    operands = tuple(dict.fromkeys(chain.from_iterable(packed)))
     heart = b.heart(out)
 
     def write(finish: Any, x: Any, *buffers: Any) -> None:
         *weights, y = buffers
         x = _From(x, first) if first else x
-        few, *many = [(each, weights[operands.index(w)]) for each, w in zip(plans, packed, strict=True)]
-        if not many:
-            _write(*few, shape, finish, x, y)
-            return
-        with T.If(shape.batch < _MANY_FROM):
-            with T.Then():
-                _write(*few, shape, finish, x, y)
-            with T.Else():
-                _write(*many[0], shape, finish, x, y)
+        where = dict(zip(operands, weights, strict=True))
+        for part, own, arrays in zip(parts, plans, packed, strict=True):
+            few, *many = [(plan, where[w]) for plan, w in zip(own, arrays, strict=True)]
+            if not many:
+                part.write(*few, finish, x, y)
+                continue
+            with T.If(part.shape.batch < _MANY_FROM):
+                with T.Then():
+                    part.write(*few, finish, x, y)
+                with T.Else():
+                    part.write(*many[0], finish, x, y)
 
     kernel = Kernel(heart, (image, *operands), write)
     return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+
+
+def _one_block(out: TensorType, lanes: int) -> bool:
+    """Whether images of known sizes have so few channels that they are stored plainly, no more than in a block."""
+    _, c, h, w = out.shape
+    return isinstance(c, int) and isinstance(h, int) and isinstance(w, int) and 2 * c < lanes
 
 
 def best_plans(shape: ConvShape, machine: Machine, tuned: Tuned, *, plain: bool) -> list[Plan]:
@@ -104,17 +170,6 @@ class _From:
         return self.buffer[n, block + self.first, *place]
 
 
-def _shape(b: Builder, op: ops.Conv, x: TensorType) -> ConvShape | None:
-    """The shape of a convolution of f32 images whose sizes are numbers, but for the batch."""
-    n, c, h, w = x.shape
-    if x.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
-        return None
-    top, left, bottom, right = (pad if isinstance(pad, int) else 0 for pad in op.pads(x))
-    return ConvShape(
-        b.size(n), c, op.channels, (h, w), op.kernel, op.stride, op.dilation, (top, left, bottom, right), op.groups
-    )
-
-
 def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
     """The plan for a shape whose batch is known, on images that lie plainly or in blocks of channels, by models of what
     they cost."""
@@ -133,13 +188,3 @@ def _pack(plan: Plan, shape: ConvShape, weight: Array) -> Array:
             return conv_winograd.pack(weight, plan)
         case conv_depthwise.Plan():
             return conv_depthwise.pack(weight, plan)
-
-
-def _write(plan: Plan, w: Any, shape: ConvShape, finish: Any, x: Any, y: Any) -> None:
-    match plan:
-        case conv_direct.Plan():
-            conv_direct.write(shape, plan, finish, x, w, y)
-        case conv_winograd_plan.Plan():
-            conv_winograd.write(shape, plan, finish, x, w, y)
-        case conv_depthwise.Plan():
-            conv_depthwise.write(shape, plan, finish, x, w, y)

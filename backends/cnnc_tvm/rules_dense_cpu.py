@@ -18,7 +18,7 @@ from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import linear
 from cnnc_tvm.builder import Builder
-from cnnc_tvm.kernels_cpu import convolution
+from cnnc_tvm.kernels_cpu import convolution, transposed
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
@@ -133,6 +133,8 @@ def _(b: Builder, op: ops.Linear, out: TensorType, x: Tensor, weight: Tensor, bi
 
 @CPU(ops.Deconv)
 def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if (y := transposed(b, op, out, x, weight)) is not None:
+        return biased(b, out, y, bias)
     stamps = Stamps(b, op, x)
     x = _f32(b, x)
     per_group = op.channels // op.groups
