@@ -340,14 +340,25 @@ def test_winograd_may_be_further_off() -> None:
     other = cnnc.load("model M { input x: f32[1, 9, 8, 8] output y y = x -> conv(4, 3, s=2) }")
     for each, further in ((graph, True), (other, False)):
         reference = Expected(random_case(each))
-        assert (reference.bounds(winograd=True)["y"] > reference.bounds()["y"]) == further
+        with_it, without = (reference.compare({}, winograd=winograd)[0].bound for winograd in (True, False))
+        assert (with_it > without) == further
 
 
-def test_the_bound_of_a_large_case_is_not_derived(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_of_a_large_case_is_derived_for_what_is_not_within_that_of_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("cnnc.verification.agreement.DERIVED_UP_TO", 41)
-    assert expected("x -> linear(7)").compare({})[0].bound == pytest.approx(NETWORK_TOLERANCE)  # 2*3*7 = 42
+    reference = expected("x -> linear(7)")  # 2*3*7 = 42
+    right = {"y": reference.values["y"].astype(np.float32)}
+    assert reference.compare(right)[0].bound == pytest.approx(NETWORK_TOLERANCE)
+    (wrong,) = reference.compare({"y": 2 * right["y"]})
+    assert wrong.mismatch
+    assert wrong.bound < NETWORK_TOLERANCE
+    monkeypatch.setattr("cnnc.verification.agreement.DERIVED_IN", 19)  # values: 6 and 14
+    assert expected("x -> linear(7)").compare({"y": 2 * right["y"]})[0].bound == pytest.approx(NETWORK_TOLERANCE)
     monkeypatch.setattr("cnnc.verification.agreement.DERIVED_UP_TO", 42)
-    assert expected("x -> linear(7)").compare({})[0].bound < NETWORK_TOLERANCE
+    monkeypatch.setattr("cnnc.verification.agreement.DERIVED_IN", 20)
+    assert expected("x -> linear(7)").compare(right)[0].bound < NETWORK_TOLERANCE
 
 
 def test_nan_and_inf_of_the_reference_are_expected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,13 +18,14 @@ from cnnc.verification.network_bound import largest, network_bounds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cnnc.ir.graph import Value
     from cnnc.target import Array
 
 NETWORK_TOLERANCE: Final = 1e-5
 """max|delta| / max|y| of a whole network in f32: correct compilers stay below 1e-6, one missing ReLU is above 5e-3."""
 DERIVED_UP_TO: Final = 10**9
-"""Multiply-accumulates of a case up to which its own bound is derived, which takes some ten evaluations of it."""
+"""Multiply-accumulates of a case up to which its own bound is derived in any case, which takes some ten evaluations."""
+DERIVED_IN: Final = 10**8
+"""Values of all nodes of a case up to which it is derived at all: they are all held, five times."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +57,32 @@ class Agreement:
 class Expected:
     """The float64 values of the outputs of a case, and the bound of each.
 
-    The bound is that of `network_bounds`, which weights that amplify rounding make large. For large cases, and with
-    `values`, which are given where they are known already, it is `NETWORK_TOLERANCE`. Where the graph has f16 or bf16
-    it is that tolerance, and at least twice what rounding every value to its element type does.
+    The bound is that of `network_bounds`, which weights that amplify rounding make large. Where to derive it takes
+    long, and always if it is to be `late`, that is done only for outputs that are not within `NETWORK_TOLERANCE`. With
+    `values`, which are given where they are known already, that tolerance is all there is. Where the graph has f16 or
+    bf16 it is the tolerance, and at least twice what rounding every value to its element type does.
     """
 
-    def __init__(self, case: Case, values: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, case: Case, values: Mapping[str, Array] | None = None, *, late: bool = False) -> None:
         self._case = case
-        self._derived = values is None
-        self._bounds: dict[bool, dict[str, float]] = {}
+        self._derived: dict[bool, dict[str, float]] = {}
         self.values = reference(case) if values is None else values
+        dims = _dims(case)
+        types = [*(x.type for x in case.graph.inputs), *(x.type for x in case.graph.nodes)]
+        self._low = any(type.dtype is not DType.F32 for type in types)
+        can = values is None and not self._low and sum(type.size_at(dims) for type in types) <= DERIVED_IN
+        self._at_once = can and not late and sum(evaluate(x.macs, dims) for x in case.graph.nodes) <= DERIVED_UP_TO
+        self._late = can and not self._at_once
 
-    def bounds(self, *, winograd: bool = False) -> dict[str, float]:
-        """The absolute bound of each output; of a target that has it, with `Target.winograd`."""
-        if winograd not in self._bounds:
-            self._bounds[winograd] = self._bound(winograd)
-        return self._bounds[winograd]
+    def _derive(self, winograd: bool) -> dict[str, float]:
+        if winograd not in self._derived:
+            self._derived[winograd] = network_bounds(self._case, winograd=winograd)
+        return self._derived[winograd]
 
-    def _bound(self, winograd: bool) -> dict[str, float]:
-        graph = self._case.graph
-        values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
-        low = any(x.type.dtype is not DType.F32 for x in values)
-        if not low and self._derived and _macs(self._case) <= DERIVED_UP_TO:
-            return network_bounds(self._case, winograd=winograd)
+    @cached_property
+    def _tolerances(self) -> dict[str, float]:
         bounds = {name: NETWORK_TOLERANCE * largest(value) for name, value in self.values.items()}
-        if low:
+        if self._low:
             rounded = reference(self._case, exact=False)
             for name, value in self.values.items():
                 delta = rounded[name].astype(np.float64) - value
@@ -97,8 +100,12 @@ class Expected:
 
     def compare(self, outputs: Mapping[str, Array], *, winograd: bool = False) -> tuple[Agreement, ...]:
         """How these outputs compare, in order; those of a target that has it, with `Target.winograd`."""
-        bounds = self.bounds(winograd=winograd)
-        return tuple(self._agreement(name, outputs.get(name), bounds[name]) for name in self.values)
+
+        def agreements(bounds: Mapping[str, float]) -> tuple[Agreement, ...]:
+            return tuple(self._agreement(name, outputs.get(name), bounds[name]) for name in self.values)
+
+        found = agreements(self._derive(winograd) if self._at_once else self._tolerances)
+        return agreements(self._derive(winograd)) if self._late and any(x.mismatch for x in found) else found
 
     def _agreement(self, name: str, got: Array | None, bound: float) -> Agreement:
         expected, scale = self.values[name], largest(self.values[name]) or 1.0
@@ -119,12 +126,12 @@ class Expected:
         return Agreement(name, error / scale, bound / scale, mismatch, _place(delta, expected, wide))
 
 
-def _macs(case: Case) -> int:
-    """The multiply-accumulates of one run on the inputs of the case."""
+def _dims(case: Case) -> dict[str, int]:
+    """The symbols of the graph for the inputs of the case."""
     dims: dict[str, int] = {}
     for port in ports(case.graph)[0]:
         as_array(case.inputs[port.name], port, dims)
-    return sum(evaluate(node.macs, dims) for node in case.graph.nodes)
+    return dims
 
 
 def _place(where: Array, expected: Array, got: Array) -> Place | None:
