@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.attrs import AttrError
@@ -15,7 +16,7 @@ from cnnc.ir.dim import Sym
 from cnnc.ir.op import Op, OpError
 from cnnc.ir.types import TensorType
 from cnnc_onnx import OnnxTarget
-from numerics import assert_node_agrees, random_inputs, random_weights, single
+from numerics import assert_agree, assert_node_agrees, random_inputs, random_weights, single
 
 N, H, W = map(Sym.of, "NHW")
 
@@ -132,3 +133,13 @@ def test_windows_that_would_start_in_the_padding(
 ) -> None:
     """Shape inference counts them in opsets before 22."""
     check(cls(kernel, stride, ceil=True), 2, size, symbolic=False, opset=opset)
+
+
+def test_a_dilation_along_a_kernel_of_one_means_nothing() -> None:
+    """ONNX Runtime's kernel for blocks of channels refuses it where it is to pad by itself."""
+    graph = cnnc.load(
+        "model M { input x: f32[N, 1, H, W]  output y\n"
+        "  y = x -> conv(1, [1, 3], s=[1, 2], pad=same_upper, dilation=[2, 1]) -> relu }"
+    )
+    weights, inputs = random_weights(graph), random_inputs(graph, N=1, H=6, W=7)
+    assert_agree(graph, weights, inputs, cnnc.compile(graph, "onnx", weights)(**inputs))

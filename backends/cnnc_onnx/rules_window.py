@@ -67,6 +67,11 @@ def _drops(op: Pool, x: TensorType, y: TensorType) -> bool:
     return any(isinstance(n, int) and n != count for n, count in zip(y.shape[2:], counts, strict=True))
 
 
+def dilations(op: ops.Conv | ops.MaxPool) -> tuple[int, ...]:
+    """Those that mean something: ONNX Runtime pads by `auto_pad` only where all are 1, also along kernels of 1."""
+    return tuple(d if k > 1 else 1 for d, k in zip(op.dilation, op.kernel, strict=True))
+
+
 def pooling(e: Emitter, kind: str, op: Pool, x: Ref, fill: float = 0, **attributes: object) -> Tensor:
     padded, pads = padding(e, op, x, fill)
     return e(kind, padded, kernel_shape=op.kernel, strides=op.stride, **pads, **attributes)
@@ -77,7 +82,7 @@ def conv(op: ops.Conv, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = None)
     padded, pads = padding(e, op, x)
     return e(
         "Conv", padded, weight, bias,
-        kernel_shape=op.kernel, strides=op.stride, dilations=op.dilation, group=op.groups, **pads,
+        kernel_shape=op.kernel, strides=op.stride, dilations=dilations(op), group=op.groups, **pads,
     )  # fmt: skip
 
 
@@ -115,7 +120,7 @@ def local(op: ops.Local, e: Emitter, x: Ref, weight: Ref, bias: Ref | None = Non
 
 @rules(ops.MaxPool)
 def maxpool(op: ops.MaxPool, e: Emitter, x: Ref) -> Tensor:
-    return pooling(e, "MaxPool", op, x, -math.inf, dilations=op.dilation)
+    return pooling(e, "MaxPool", op, x, -math.inf, dilations=dilations(op))
 
 
 @rules(ops.AvgPool)
