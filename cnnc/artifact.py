@@ -12,7 +12,6 @@ another file, as `save` does, and not written over.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -28,7 +27,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
 from cnnc.diagnostics import CnncError, error
-from cnnc.files import check_readable, io_error, replacing, zip_archive
+from cnnc.files import check_readable, digest, io_error, replacing, zip_archive
 from cnnc.ir.dim import Sym, parse_dim
 from cnnc.ir.graph import Graph
 from cnnc.ir.json import from_json, to_json
@@ -195,12 +194,12 @@ def _padding(start: int) -> bytes:
 
 
 def _claim(data: Contents) -> dict[str, object]:
-    """What the manifest says of a member: its size and its SHA-256, or that of the SHA-256s of its pieces in a row."""
+    """What the manifest says of a member: its size and its digest, or that of the digests of its pieces in a row."""
     pieces = [memoryview(data)[start : start + PIECE] for start in range(0, len(data), PIECE)]
     if len(pieces) > 1:
         with ThreadPoolExecutor() as pool:
-            data = b"".join(pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces))
-    return {"sha256": hashlib.sha256(data).hexdigest(), "size": sum(map(len, pieces))}
+            data = b"".join(pool.map(digest, pieces))
+    return {"blake2b": digest(data).hex(), "size": sum(map(len, pieces))}
 
 
 def _port_json(port: Port) -> dict[str, str]:
@@ -262,7 +261,7 @@ def _changed(files: Mapping[str, Contents], claims: Mapping[str, object]) -> str
 
 
 def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) -> Contents:
-    """The bytes of a member that is not compressed, without a look at its CRC-32: its SHA-256 says more."""
+    """The bytes of a member that is not compressed, without a look at its CRC-32: its digest says more."""
     file = archive.fp
     assert file is not None
     file.seek(member.header_offset + _LOCAL_HEADER - 4)

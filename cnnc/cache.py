@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cnnc.diagnostics import CnncError, Severity, error
+from cnnc.files import digest
 from cnnc.ir.text import to_text
 
 if TYPE_CHECKING:
@@ -158,13 +159,13 @@ def key(
 def _digests(weights: Weights) -> dict[str, str]:
     """The digest of each array; its type and shape are in the graph."""
 
-    def digest(array: Array) -> str:
+    def of(array: Array) -> str:
         import numpy as np
 
-        return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+        return digest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hex()
 
     with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        return dict(zip(weights, pool.map(digest, weights.values()), strict=True))
+        return dict(zip(weights, pool.map(of, weights.values()), strict=True))
 
 
 @cache
@@ -174,8 +175,8 @@ def code(package: str) -> str:
     assert spec is not None  # it has been imported
     folders = map(Path, spec.submodule_search_locations or ())
     files = [(str(file.relative_to(folder)), file) for folder in folders for file in folder.rglob("*.py")]
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, file in sorted(files) or [(package, Path(str(spec.origin)))]:
         text = file.read_bytes()
-        digest.update(f"{name} {len(text)}\n".encode() + text)
-    return digest.hexdigest()
+        found.update(f"{name} {len(text)}\n".encode() + text)
+    return found.hexdigest()

@@ -107,7 +107,8 @@ def saved(path: Path, target: str = "echo") -> Path:
 
 
 def manifest(held: Mapping[str, bytes] = FILES, **changes: object) -> bytes:
-    listed = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in held.items()}
+    digests = {name: hashlib.blake2b(data, digest_size=32).hexdigest() for name, data in held.items()}
+    listed = {name: {"blake2b": digests[name], "size": len(data)} for name, data in held.items()}
     return json.dumps({"format": 1, "target": "echo", "files": listed, **changes}).encode()
 
 
