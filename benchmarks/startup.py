@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-CHECK = [sys.executable, "-c", "from cnnc.cli import main; main()", "check", "resnet152"]
+CHECK = [sys.executable, "-m", "cnnc", "check", "resnet152"]
 NOTHING = [sys.executable, "-c", "pass"]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-CNNC = [sys.executable, "-c", "from cnnc.cli import main; main()"]
+CNNC = [sys.executable, "-m", "cnnc"]
 NET = "model Net { input x: f32[N, 3] output y y = x -> linear(2) }\n"
 ROOT = Path(__file__).parents[1]
 

@@ -183,7 +183,7 @@ def test_a_target_of_others_is_found_compiles_runs_saves_and_refuses(installed: 
 def test_the_command_line_knows_a_target_of_others(installed: Path, tmp_path: Path) -> None:
     net = tmp_path / "net.cnn"
     net.write_text("model M { input x: f32[N, 3] output y y = x -> linear(2) -> relu }")
-    command = ("-c", "from cnnc.cli import main; main()")
+    command = ("-m", "cnnc")
     printed = python(*command, "targets", PYTHONPATH=str(installed))
     assert "exact    computes with fractions" in printed
     printed = python(*command, "run", net, "--target", "exact", "-i", "x=random", PYTHONPATH=str(installed))

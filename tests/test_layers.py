@@ -35,6 +35,7 @@ LAYERS = (
     {"bench"},
     {""},  # cnnc/__init__.py, the public face
     {"cli"},
+    {"__main__"},
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 UPWARD = {("target", "artifact")}  # Program.save, lazily: an artifact holds any program, so it knows the class

@@ -321,7 +321,7 @@ def test_a_bad_choice_is_mended(badly_chosen, store, tmp_path, cli):
 def test_an_interrupted_search_keeps_what_it_found(store, tmp_path):
     model = tmp_path / "net.cnn"
     model.write_text(MODEL)
-    command = [sys.executable, "-c", "from cnnc.cli import main; main()", "tune", str(model)]
+    command = [sys.executable, "-m", "cnnc", "tune", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while not list(store.folder.glob("[!.]*")) and time.monotonic() < end:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import MODELS
 from test_agreement import ARGS, SIZES
 
-COMMAND = [sys.executable, "-c", "from cnnc.cli import main; main()", "verify", "--json"]
+COMMAND = [sys.executable, "-m", "cnnc", "verify", "--json"]
 SEEDS = {"mlp:Perceptron": 3}
 """Other seeds than 0, where the answer would be the same for all inputs."""
 HEADER = """\
