@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cnnc import ops
+from cnnc.diagnostics import CnncError
 from cnnc.ir.bind import bind
 from cnnc.ir.graph import Graph, Input, Node
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
+from cnnc.target import numpy_dtype
 from cnnc_tvm import CpuTarget
 from numerics import assert_agree, assert_node_agrees, random_inputs, random_weights, single
 
@@ -44,3 +47,26 @@ def test_known_batch_and_epilogue(dtype: str) -> None:
     graph = Graph("Layers", (x,), {"y": Node.make(ops.Relu(), Node.make(ops.Add(), y, hidden, name="sum"), name="y")})
     weights, inputs = random_weights(graph), random_inputs(graph)
     assert_agree(graph, weights, inputs, CpuTarget().compile(graph, weights)(**inputs))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_weights_may_be_stored_in_two_bytes(dtype: str) -> None:
+    """The result is that of the rounded weights; activations and sums stay in f32."""
+    graph = single(ops.Linear(40, bias=False), TensorType.parse("f32[N, 70]"))
+    weights, inputs = random_weights(graph), random_inputs(graph, N=5)
+    rounded = {name: x.astype(numpy_dtype(DType(dtype))).astype(np.float32) for name, x in weights.items()}
+    program = CpuTarget().compile(graph, weights, linear=dtype)
+    outputs = program(**inputs)
+    assert_node_agrees(bind(graph, {"N": 5}), rounded, inputs, outputs)
+    assert sum(x.nbytes for x in program.weights.values()) < sum(x.nbytes for x in weights.values())
+    with pytest.raises(AssertionError):
+        assert_node_agrees(bind(graph, {"N": 5}), weights, inputs, outputs)
+
+
+def test_weights_that_two_bytes_cannot_hold_are_refused() -> None:
+    graph = single(ops.Linear(3, bias=False), TensorType((1, 2)))
+    weights = {name: np.full_like(x, 1e5) for name, x in random_weights(graph).items()}
+    with pytest.raises(CnncError, match=r"E0902.*1e\+05 are too large"):
+        CpuTarget().compile(graph, weights, linear="f16")
+    with pytest.raises(CnncError, match="E0902"):
+        CpuTarget().compile(graph, weights, linear="f8")

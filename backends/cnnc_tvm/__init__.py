@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.graph import Graph
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 from cnnc.target import Port, Status, Target, ports
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class CpuTarget(Target):
     options: ClassVar = {
         "mcpu": "the CPU to compile for, as LLVM names it: x86-64-v3, znver4; this one's by default",
         "winograd": "`off` forbids Winograd's algorithm, which is faster and rounds more",
+        "linear": "`f16` or `bf16`: what weights of fully connected layers are rounded to, to read half as much",
         "tuned": "`off` leaves out what `cnnc tune` found",
     }
     native = True
@@ -62,7 +63,7 @@ class CpuTarget(Target):
 
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TvmProgram:
         """CnncError E0601 for ops without a rule, E0620 without TVM, E0621 without a linker, E0622 for no CPU,
-        E0902 for a switch that is neither on nor off."""
+        E0902 for an option with an unknown value, or weights too large for it."""
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
@@ -75,7 +76,7 @@ class CpuTarget(Target):
         from cnnc_tvm.runtime import TvmProgram
 
         cpu, store = options.get("mcpu", "native"), _store(options)
-        processor = machine(cpu, winograd=_switch("winograd", options))
+        processor = machine(cpu, winograd=_switch("winograd", options), linear=_element("linear", options))
         lowered = lower(graph, weights, CPU, processor, Choices(store, processor, cpu) if store else untuned)
         library, text = build(lowered.functions, cpu)
         return TvmProgram(
@@ -202,6 +203,14 @@ def _switch(name: str, options: Mapping[str, str]) -> bool:
     if value not in ("on", "off"):
         raise error("E0902", f"option `{name}` is `on` or `off`, not `{value}`")
     return value == "on"
+
+
+def _element(name: str, options: Mapping[str, str]) -> DType:
+    """The element type that an option names, f32 by default."""
+    value = options.get(name, DType.F32)
+    if value not in list(DType):
+        raise error("E0902", f"option `{name}` is {', '.join(map(str, DType))}, not `{value}`")
+    return DType(value)
 
 
 def _status(find_tool: Any) -> Status:

@@ -10,6 +10,7 @@ import tvm
 from tvm.target import codegen
 
 from cnnc.diagnostics import error
+from cnnc.ir.types import DType
 from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
@@ -39,14 +40,14 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
 
 
-def machine(mcpu: str, *, winograd: bool) -> Machine:
-    """The vectors of a CPU, and the cores of this one. CnncError E0622 for an unknown CPU."""
+def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
+    """The vectors of a CPU, the cores of this one, and what may be done. CnncError E0622 for an unknown CPU."""
     target = _target(mcpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if codegen.target_has_features("avx512f", target):
-        return Machine(lanes=16, registers=32, cores=cores, winograd=winograd)
+        return Machine(lanes=16, registers=32, cores=cores, winograd=winograd, linear=linear)
     lanes = 8 if codegen.target_has_features("avx2", target) else 4
-    return Machine(lanes=lanes, registers=16, cores=cores, winograd=winograd)
+    return Machine(lanes=lanes, registers=16, cores=cores, winograd=winograd, linear=linear)
 
 
 def _target(mcpu: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cnnc.ir.types import DType
 from cnnc_tvm.tensor import Expr
 
 Finish: TypeAlias = Callable[..., Expr]
@@ -70,3 +71,5 @@ class Machine:
     """Bytes of a core's second cache."""
     winograd: bool = True
     """Whether convolutions may be computed by Winograd's algorithm, which rounds more."""
+    linear: DType = DType.F32
+    """What the weights of fully connected layers in f32 are stored as."""

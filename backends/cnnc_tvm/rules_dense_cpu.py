@@ -14,8 +14,10 @@ import numpy as np
 from tvm import tirx
 
 from cnnc import ops
+from cnnc.diagnostics import error
 from cnnc.ir.dim import Dim, ceildiv
 from cnnc.ir.types import DType, TensorType
+from cnnc.target import numpy_dtype
 from cnnc_tvm import linear
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.kernels_cpu import convolution, transposed
@@ -120,15 +122,26 @@ def _(b: Builder, op: ops.Linear, out: TensorType, x: Tensor, weight: Tensor, bi
     assert b.machine is not None
     shape = linear.Shape(b.size(x.type.shape[0]), features, op.channels)
     plan = linear.choose(shape, b.machine)
-    packed = b.packed(weight, f"{plan}", lambda w: linear.pack(w, plan))
+    dtype = b.machine.linear if weight.type.dtype is DType.F32 else weight.type.dtype
+    packed = b.packed(weight, f"{plan} {dtype}", lambda w: _rounded(linear.pack(w, plan), dtype))
     heart = b.heart(out)
 
     def write(finish: Callable[..., Expr], x: Any, w: Any, y: Any) -> None:
-        linear.write(shape, plan, weight.type.dtype, finish, x, w, y)
+        linear.write(shape, plan, dtype, finish, x, w, y)
 
     kernel = Kernel(heart, (b.plain(_f32(b, x)), packed), write)
     y = biased(b, out, Tensor(out, lambda *i: heart(*i), loops=KERNEL, kernel=kernel), bias)
     return y if out.dtype is DType.F32 else b.store(y)  # TVM takes minutes for functions of what was rounded
+
+
+def _rounded(weight: Array, dtype: DType) -> Array:
+    """Weights as `dtype`. CnncError E0902 where that makes them infinite."""
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(numpy_dtype(dtype), copy=False)
+    if not np.isfinite(rounded).all() and np.isfinite(weight).all():
+        message = f"option `linear` is {dtype}: weights up to {np.abs(weight).max():.3g} are too large for that"
+        raise error("E0902", message, help="bf16 has the range of f32")
+    return rounded
 
 
 @CPU(ops.Deconv)
