@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
-from cnnc_tvm.builder import Builder, Tuned
+from cnnc_tvm.builder import Builder, Tuned, untuned
 from cnnc_tvm.conv_shape import ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
@@ -91,7 +91,9 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
         return None
     direct = replace(b.machine, winograd=False)
     plans = [
-        best_plans(part.shape, direct if few_channels or part.sparse else b.machine, b.tuned, plain=plain)
+        best_plans(part.shape, direct, untuned, plain=plain)
+        if few_channels or part.sparse  # which only that can write; tuned plans may be others
+        else best_plans(part.shape, b.machine, b.tuned, plain=plain)
         for part in parts
     ]
     if not all(plans):
