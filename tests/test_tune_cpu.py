@@ -137,7 +137,7 @@ def test_tuned_is_on_or_off(store):
 @pytest.mark.parametrize("convolution", ["3x3", "1x1", "first", "grouped", "depthwise"])
 def test_tuned_kernels_compute_the_same(convolution, monkeypatch):
     shape, here = SHAPES[convolution].shape, machine("native", winograd=True)
-    monkeypatch.setattr("cnnc_tvm.build_cpu.machine", lambda cpu, winograd: replace(here, lanes=8, registers=16))
+    monkeypatch.setattr("cnnc_tvm.build_cpu.machine", lambda cpu, **options: replace(here, lanes=8, registers=16))
     op = f"conv({shape.filters}, {shape.kernel[0]}, s={shape.stride[0]}, pad={shape.pads[0]}, groups={shape.groups})"
     graph = cnnc.load(
         f"model M {{ input x: f32[{shape.batch}, {shape.channels}, {shape.image[0]}, {shape.image[1]}] output y"
@@ -265,7 +265,7 @@ def test_a_farm_measures(tracker):
 
 def test_a_farm_of_other_processors(tracker, monkeypatch):
     monkeypatch.setattr("cnnc_tvm.bench_cpu.codegen.llvm_get_system_cpu", lambda: "z80")
-    monkeypatch.setattr("cnnc_tvm.build_cpu.machine", lambda cpu, winograd: SMALL)
+    monkeypatch.setattr("cnnc_tvm.build_cpu.machine", lambda cpu, **options: SMALL)
     with (
         bench_of(Farm(*tracker, "desk")) as bench,
         pytest.raises(CnncError, match=r"E0610.*and this one a `z80`"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from tvm.target import codegen
 from cnnc.diagnostics import error
 from cnnc.ir.types import DType
 from cnnc_tvm.conv_shape import Machine
+from cnnc_tvm.ffi import cores
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
@@ -43,11 +43,11 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
 def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
     """The vectors of a CPU, the cores of this one, and what may be done. CnncError E0622 for an unknown CPU."""
     target = _target(mcpu)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     if codegen.target_has_features("avx512f", target):
-        return Machine(lanes=16, registers=32, cores=cores, winograd=winograd, linear=linear)
+        return Machine(lanes=16, registers=32, cores=count, winograd=winograd, linear=linear)
     lanes = 8 if codegen.target_has_features("avx2", target) else 4
-    return Machine(lanes=lanes, registers=16, cores=cores, winograd=winograd, linear=linear)
+    return Machine(lanes=lanes, registers=16, cores=count, winograd=winograd, linear=linear)
 
 
 def _target(mcpu: str) -> Any:
