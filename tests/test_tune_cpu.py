@@ -225,24 +225,27 @@ def test_what_crashes_or_hangs_ends_its_trial_alone(write, limit, bench, monkeyp
 
 
 SERVE = """
-import sys
 from cnnc_tvm.ffi import import_compiler, threads
 threads(); import_compiler()
 from tvm.rpc.server import PopenRPCServerState
-PopenRPCServerState("127.0.0.1", 49152, 65535, tracker_addr=("127.0.0.1", int(sys.argv[1])), key="desk", silent=True)
+from tvm.rpc.tracker import PopenTrackerServerState
+port = PopenTrackerServerState("127.0.0.1", 49152, 65535, silent=True).port
+PopenRPCServerState("127.0.0.1", 49152, 65535, tracker_addr=("127.0.0.1", port), key="desk", silent=True)
+print(port, flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[tuple[str, int]]:
-    """A tracker of TVM's that knows a machine, this one, as `desk`."""
+    """A tracker of TVM's that knows a machine, this one, as `desk`; in a process that ends: its thread would not."""
     pytest.importorskip("tornado")
     from tvm.rpc import connect_tracker
-    from tvm.rpc.tracker import PopenTrackerServerState
 
-    port = PopenTrackerServerState("127.0.0.1", 49152, 65535, silent=True).port
-    server = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], start_new_session=True)
+    command = [sys.executable, "-c", SERVE]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert server.stdout is not None
     try:
+        port = int(server.stdout.readline())
         end = time.monotonic() + 60
         while not connect_tracker("127.0.0.1", port).summary()["server_info"] and time.monotonic() < end:
             time.sleep(0.1)

@@ -17,7 +17,16 @@ from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Node, Value
 from cnnc.passes import LEVELS, PASSES, Sweep
 from cnnc.target import targets
-from cnnc.verification import NETWORK_TOLERANCE, Expected, Reproducer, Setting, Verification, random_case, settings
+from cnnc.verification import (
+    NETWORK_TOLERANCE,
+    Case,
+    Expected,
+    Reproducer,
+    Setting,
+    Verification,
+    random_case,
+    settings,
+)
 from cnnc.verification.verify import first_wrong
 from cnnc_onnx.emit import rules as onnx_rules
 from conftest import Cli
@@ -408,3 +417,15 @@ def test_a_pass_that_brings_a_fault_of_the_target_to_light(monkeypatch: pytest.M
     fault = verification.locate(verification.check(Setting("onnx", ON)))
     assert fault.message == "target `onnx` computes another value of `b` (bn)"
     assert fault.setting.passes[-1] == "fold_scale"
+
+
+@pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])
+def test_an_average_of_equal_values_may_be_rounded_the_same_way_at_each_step(target: str) -> None:
+    graph = cnnc.load("model M { input x: f32[1, 64, 22, 28]  output y  y = x -> gap }")
+    values = np.random.default_rng(0).uniform(0.05, 1, 64).astype(np.float32)
+    x = np.ascontiguousarray(np.broadcast_to(values[None, :, None, None], (1, 64, 22, 28)))
+    y = cnnc.compile(graph, target, 0)(x=x)
+    (found,) = Expected(Case(graph, {}, {"x": x})).compare(y)
+    assert not found.mismatch
+    (found,) = Expected(Case(graph, {}, {"x": x})).compare({"y": y["y"] * np.float32(1 - 1 / 616)})  # one is left out
+    assert found.mismatch
