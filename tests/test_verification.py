@@ -429,3 +429,14 @@ def test_an_average_of_equal_values_may_be_rounded_the_same_way_at_each_step(tar
     assert not found.mismatch
     (found,) = Expected(Case(graph, {}, {"x": x})).compare({"y": y["y"] * np.float32(1 - 1 / 616)})  # one is left out
     assert found.mismatch
+
+
+def test_terms_of_one_sign_may_be_added_one_after_the_other() -> None:
+    graph = cnnc.load("model M { input x: f32[8, 4096]  output y  y = x -> linear(1, bias=false) }")
+    x = np.random.default_rng(0).uniform(0, 1, (8, 4096)).astype(np.float32)
+    expected = Expected(Case(graph, {"0.weight": np.ones((1, 4096), np.float32)}, {"x": x}))
+    y = np.cumsum(x, axis=1, dtype=np.float32)[:, -1:]
+    (found,) = expected.compare({"y": y})
+    assert not found.mismatch
+    assert found.error * np.abs(y).max() > 16 * 2**-24 * np.abs(y).max()
+    assert expected.compare({"y": y - x[:, :1]})[0].mismatch

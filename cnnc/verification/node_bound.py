@@ -108,7 +108,10 @@ def _error(node: Node, case: Case, y: Array, c: float) -> Array | None:
     x = xs[0] if xs else y
     match node.op:
         case ops.Conv() | ops.Deconv() | ops.Local() | ops.Linear() | ops.MatMul() | ops.Rbf() | ops.Scale():
-            return min(_terms(node, xs) + 2, c) * U * _magnitude(node, case)
+            # Terms of one sign make partial sums that grow, whose rounding adds up to some sqrt(K)*u*|y| at random
+            # (Higham & Mary 2019); where terms cancel that is less than c*u*S.
+            terms = _terms(node, xs)
+            return U * np.maximum(min(terms + 2, c) * _magnitude(node, case), np.sqrt(terms) * np.abs(y))
         case ops.AvgPool() | ops.AdaptiveAvgPool() | ops.GlobalAvgPool() | ops.ReduceMean() | ops.ReduceSum():
             # Terms may all be equal, as a bias is where nothing else comes through: each step then rounds the same way,
             # by up to u of a partial sum. Added one after the other that is K/2 in all; ONNX Runtime reaches K/4.
