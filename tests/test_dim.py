@@ -170,7 +170,7 @@ def test_evaluation_names_what_is_missing():
 
 
 def test_products_of_sums_have_a_limit():
-    with pytest.raises(CnncError, match=r"E0506.*a dimension has 120 terms, the limit is 64"):
+    with pytest.raises(CnncError, match=r"E0506.*a dimension has 330 terms, the limit is 256"):
         parse_dim("*".join(["(a + b + c + d + e + f + g + h)"] * 16))
 
 

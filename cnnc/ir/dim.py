@@ -19,7 +19,7 @@ from cnnc.diagnostics import error
 
 Dim: TypeAlias = "int | Sym"
 Atom: TypeAlias = "str | Floor | Min"
-MAX_TERMS = 64
+MAX_TERMS = 256
 """Those inside of divisions and minima included. Products of sums and divisions of divisions grow fast; networks need
 a handful."""
 
