@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,7 @@ def test_the_phases_compute_every_place_once(kernel: int, stride: int, data: st.
     if kernel < stride:
         assert not found
         return
+    assert not phases(replace(op, kernel=(kernel, 10), stride=(stride, 10)), 1, 1, (size, 1), (max(out, 1), 10))
     if out < 1:
         return
     reached = set()

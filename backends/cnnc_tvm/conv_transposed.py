@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,10 @@ from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array
+
+
+_MOST = 9
+"""Convolutions that a transposed one becomes: each is code of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,12 @@ class Phase:
 
 
 def phases(op: ops.Deconv, batch: Expr, channels: int, image: tuple[int, int], out: tuple[int, int]) -> list[Phase]:
-    """The convolutions that `op`, of one group and not dilated, is of an image of this size; none where the kernel is
-    smaller than the stride, so that nothing reaches some places."""
-    if any(k < s for k, s in zip(op.kernel, op.stride, strict=True)):
+    """The convolutions that `op`, of one group and not dilated, is of an image of this size; none where there would be
+    too many, and where the kernel is smaller than the stride, so that nothing reaches some places."""
+    if prod(op.stride) > _MOST or any(k < s for k, s in zip(op.kernel, op.stride, strict=True)):
         return []
-    axes = [
-        list(_along(*sizes)) for sizes in zip(image, out, op.kernel, op.stride, op.pads[:2], strict=True)
-    ]  # the top and the left pad
+    top_left = op.pads[:2]
+    axes = [list(_along(*sizes)) for sizes in zip(image, out, op.kernel, op.stride, top_left, strict=True)]
     found = []
     for (a, rows, top, bottom), (b, columns, left, right) in product(*axes):
         shape = ConvShape(
