@@ -54,7 +54,7 @@ def test_bytes_are_those_of_operands_and_results(measured):
 
 def test_what_is_stored_between_the_parts_of_a_fused_node_is_its_work():
     """An expression so long is computed in several steps."""
-    text = "model M { input x: f32[N, 2, 8, 8]  output y  y = x -> first: local(3, 3, pad=1)" + " -> gelu" * 7 + " }"
+    text = "model M { input x: f32[N, 2, 8, 8]  output y  y = x -> first: local(16, 3, pad=1)" + " -> gelu" * 7 + " }"
     (layer,) = profile(cnnc.load(text), 0, {"x": X}, runs=1, cache=False).layers
     assert layer.node.name == "first"
     assert len(layer.functions) > 1
