@@ -110,6 +110,7 @@ def test_programs_are_made_as_tuned(store, unbuilt):
     assert packed(batch="1") < tuned  # there is another plan for many
     assert not packed(batch="2") & packed(batch="1")
     assert packed(tuned="off") == default
+    assert packed(linear="bf16") == tuned  # which matters to no convolution
 
 
 def test_a_plan_that_there_is_not_is_left_aside(store, unbuilt):

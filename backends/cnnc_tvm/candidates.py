@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from cnnc.cache import code
+from cnnc.ir.types import DType
 from cnnc.tuned import About, Store
 from cnnc.tuned import Plan as Data
 from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd_plan, toolchain
@@ -89,7 +90,7 @@ def data(plan: Plan) -> Data:
 def surroundings(machine: Machine, cpu: str) -> About:
     """What decides, beside the convolution, which plan is fastest; `cpu` is as the option `mcpu` has it."""
     return {
-        "machine": asdict(machine),
+        "machine": asdict(replace(machine, linear=DType.F32)),  # which matters to no convolution
         "processor": toolchain.machine() if cpu == "native" else f"{cpu}, {threads()} threads",
         "tvm": toolchain.tvm(),
         "generators": [code(f"cnnc_tvm.{name}") for name in _GENERATORS],
