@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from cnnc.target import Array, Contents, Weights
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.hmac"
 MAX_MANIFEST: Final = 2**20
@@ -105,9 +105,9 @@ def read_network(files: Mapping[str, Contents]) -> tuple[Graph, dict[str, Array]
 def load_program(path: Path, *, trust: bool = False) -> Program:
     """The program of an artifact.
 
-    CnncError E0406 for a file that is no artifact or was changed, E0602 for a target that is not installed, E0603 for a
-    newer format, E0710 for member names that reach outside, E0711 for native code of others unless `trust`, E0901 for a
-    file that cannot be read.
+    CnncError E0406 for a file that is no artifact or was changed, E0602 for a target that is not installed, E0603 for
+    another format, E0710 for member names that reach outside, E0711 for native code of others unless `trust`, E0901 for
+    a file that cannot be read.
     """
     check_readable(path)
     identity = _identity(path)
@@ -233,10 +233,11 @@ def _manifest(path: Path, data: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _damaged(path, "its manifest is malformed") from None
     stated = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(stated, int) and stated > FORMAT:
+    if type(stated) is int and 0 < stated != FORMAT:
+        whose, help = ("a newer", "update cnnc, or ") if stated > FORMAT else ("an older", "")
         raise error(
-            "E0603", f"`{path}` is in format {stated}, written by a newer cnnc; this one reads format {FORMAT}",
-            help="update cnnc, or compile the model again",
+            "E0603", f"`{path}` is in format {stated}, written by {whose} cnnc; this one reads format {FORMAT}",
+            help=f"{help}compile the model again",
         )  # fmt: skip
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if stated != FORMAT or not isinstance(manifest.get("target"), str) or not isinstance(files, dict):

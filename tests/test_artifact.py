@@ -109,7 +109,7 @@ def saved(path: Path, target: str = "echo") -> Path:
 def manifest(held: Mapping[str, bytes] = FILES, **changes: object) -> bytes:
     digests = {name: hashlib.blake2b(data, digest_size=32).hexdigest() for name, data in held.items()}
     listed = {name: {"blake2b": digests[name], "size": len(data)} for name, data in held.items()}
-    return json.dumps({"format": 1, "target": "echo", "files": listed, **changes}).encode()
+    return json.dumps({"format": artifact.FORMAT, "target": "echo", "files": listed, **changes}).encode()
 
 
 def write(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -391,9 +391,11 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     refused(load(path), "E0901", "Permission denied")
 
 
-def test_newer_formats_and_unknown_targets(tmp_path):
+def test_other_formats_and_unknown_targets(tmp_path):
     path = tmp_path / "p"
-    refused(load(write(path, ("manifest.json", manifest(format=2, files=0)))), "E0603", "written by a newer cnnc")
+    for step, whose in ((1, "a newer"), (-1, "an older")):
+        other = manifest(format=artifact.FORMAT + step, files=0)
+        refused(load(write(path, ("manifest.json", other))), "E0603", f"written by {whose} cnnc")
     refused(load(write(path, ("manifest.json", manifest(target="abacus")), *FILES.items())), "E0602", "abacus")
 
 
@@ -428,7 +430,7 @@ def test_changed_bytes_are_found_or_harmless(tmp_path_factory, data):
 def test_a_flipped_byte_of_the_contents(tmp_path):
     path = saved(tmp_path / "p")
     good = path.read_bytes()
-    for needle in (FILES["weights.bin"], FILES["code/main.txt"], b'"target": "echo"', b'"format": 1'):
+    for needle in (FILES["weights.bin"], FILES["code/main.txt"], b'"target": "echo"'):
         at = good.index(needle) + len(needle) - 1
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         refused(load(path), "E0406")
