@@ -1,9 +1,8 @@
 """Artifacts: a compiled program as one file, a zip archive of stored members and a manifest with their checksums.
 
 Nothing in an artifact is believed before it is checked: names stay inside, sizes are those of the file itself, every
-byte is under a SHA-256 (of a large member under that of its pieces, which several threads compute). Native code is
-loaded only from an artifact that this user saved (its manifest carries an HMAC under a key in the user's configuration
-directory) or that the caller trusts.
+byte is under a BLAKE3 digest. Native code is loaded only from an artifact that this user saved (its manifest carries an
+HMAC under a key in the user's configuration directory) or that the caller trusts.
 
 Members are read first and checked then, so that nobody changes them in between. Only those that a target asks for as
 `mapped`, which are numbers and no code, stay in the file: like a shared library, an artifact in use is replaced by
@@ -19,7 +18,6 @@ import shutil
 import stat
 import struct
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -50,9 +48,6 @@ _LOCAL_HEADER: Final = 30
 """Bytes of the header before a member of a zip archive, of which the last four say how long what follows it is."""
 _PADDING: Final = 0xD935
 """The extra field that aligns, as Android's zipalign numbers it."""
-PIECE: Final = 2**22
-"""Bytes of a member that have a digest of their own."""
-
 _NO_ARTIFACTS: Final = frozenset({".cnn", ".cu", ".npy", ".npz", ".onnx", ".pt", ".pth", ".py", ".safetensors"})
 """Endings that say that a file is something else: `-o net.cnn` would put an artifact in the place of the model."""
 
@@ -118,11 +113,8 @@ def load_program(path: Path, *, trust: bool = False) -> Program:
         signature = archive.read(SIGNATURE) if SIGNATURE in members else b""
         chosen = target(manifest["target"])
         files = _files(path, archive, members, manifest, chosen.mapped)
-        with ThreadPoolExecutor(1) as checker:
-            changed = checker.submit(_changed, files, manifest["files"])
-            chosen.prepare()
-    if changed.result():
-        raise _damaged(path, f"its member `{changed.result()}` was changed")
+    if changed := _changed(files, manifest["files"]):
+        raise _damaged(path, f"its member `{changed}` was changed")
     ours = not chosen.native or (not trust and signed_here(manifest_bytes, signature))
     if not ours and not trust:
         raise error(
@@ -194,12 +186,8 @@ def _padding(start: int) -> bytes:
 
 
 def _claim(data: Contents) -> dict[str, object]:
-    """What the manifest says of a member: its size and its digest, or that of the digests of its pieces in a row."""
-    pieces = [memoryview(data)[start : start + PIECE] for start in range(0, len(data), PIECE)]
-    if len(pieces) > 1:
-        with ThreadPoolExecutor() as pool:
-            data = b"".join(pool.map(digest, pieces))
-    return {"blake2b": digest(data).hex(), "size": sum(map(len, pieces))}
+    """What the manifest says of a member."""
+    return {"blake3": digest(data).hex(), "size": len(data)}
 
 
 def _port_json(port: Port) -> dict[str, str]:

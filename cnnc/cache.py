@@ -13,7 +13,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,7 +27,7 @@ from cnnc.ir.text import to_text
 
 if TYPE_CHECKING:
     from cnnc.ir.graph import Graph
-    from cnnc.target import Array, Program, Target, Weights
+    from cnnc.target import Program, Target, Weights
 
 LIMIT: Final = 5 * 10**9
 """Bytes of all entries; those not used for longest are removed first."""
@@ -158,14 +157,10 @@ def key(
 
 def _digests(weights: Weights) -> dict[str, str]:
     """The digest of each array; its type and shape are in the graph."""
+    import numpy as np
 
-    def of(array: Array) -> str:
-        import numpy as np
-
-        return digest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hex()
-
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        return dict(zip(weights, pool.map(of, weights.values()), strict=True))
+    contents = ((name, np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for name, array in weights.items())
+    return {name: digest(array.data).hex() for name, array in contents}
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def digest(data: bytes | memoryview) -> bytes:
-    """That of large data, BLAKE2b: where a processor has no instructions for SHA-256 it takes half the time."""
-    return hashlib.blake2b(data, digest_size=32).digest()
+    """That of large data, BLAKE3, by as many threads as there are cores: a seventh of the work of BLAKE2b or less."""
+    from blake3 import blake3
+
+    return blake3(data, max_threads=blake3.AUTO).digest()
 
 
 @contextmanager

@@ -277,10 +277,6 @@ class Target(ABC):
         less time than reading its programs takes, or that does not work here."""
         return None
 
-    def prepare(self) -> None:  # noqa: B027 - most have nothing to do
-        """Import what `load` needs, while the checksums of an artifact are computed. Never raises: `load` says what is
-        missing."""
-
     @abstractmethod
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> Program:
         """The program whose `files()` these are; `manifest` is the artifact's."""

@@ -125,4 +125,4 @@ try:
 except SystemExit as e:
     assert not e.code, e.code
 """
-    assert loaded_by(code, LIBRARIES | {"numpy", "PIL", "rich", "safetensors"}) == set()
+    assert loaded_by(code, LIBRARIES | {"blake3", "numpy", "PIL", "rich", "safetensors"}) == set()

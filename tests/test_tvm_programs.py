@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import DType, TensorType
 from cnnc.memory import ALIGNMENT
-from cnnc_tvm import KERNEL_SOURCE, CpuTarget, CudaTarget
+from cnnc_tvm import INSTRUCTIONS, KERNEL_SOURCE, LIBRARY, CpuTarget, CudaTarget, instructions
 from cnnc_tvm.ffi import cores
 from cnnc_tvm.plan import Plan
 from cnnc_tvm.runtime import TvmProgram
@@ -306,6 +308,53 @@ def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CnncError, match="E0621"):
         CpuTarget().compile(relu(), {})
     assert not CpuTarget().status().works
+
+
+SSE = "fpu sse sse2 pni ssse3 cx16 sse4_1 sse4_2 popcnt"
+"""The flags of a processor of 2008, which is `x86-64-v2`."""
+
+
+def test_a_processor_that_lacks_instructions_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = relu()
+    inputs = random_inputs(graph, N=1)
+    program = CpuTarget().compile(graph, {}, mcpu="x86-64-v3")
+    loaded = cnnc.load_program(program.save(tmp_path / "p.cnnp"))
+    monkeypatch.setattr(instructions, "cpuinfo", lambda: {"flags": SSE})
+    for each in (program, loaded):
+        with pytest.raises(CnncError, match=r"E0626.*needs: abm, avx, avx2, bmi1, bmi2, f16c, fma, movbe"):
+            each(**inputs)
+    monkeypatch.setattr(instructions, "cpuinfo", dict)  # the system does not say
+    program(**inputs)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(CnncError, match=r"E0626.*is of riscv64"):
+        loaded(**inputs)
+
+
+def test_code_that_the_system_refuses() -> None:
+    program = CpuTarget().compile(relu(), {})
+    files = {**program.files(), LIBRARY: b"\x7fELF, but no more"}
+    ports = [{"name": x.name, "type": str(x.type), "doc": ""} for x in program.inputs]
+    broken = CpuTarget().load({"inputs": ports, "outputs": ports}, files)
+    with pytest.raises(CnncError, match=r"E0626.*cannot load the code of the program: file too short"):
+        broken(**random_inputs(relu(), N=1))
+
+
+def test_native_is_without_instructions_that_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "cpuinfo", lambda: {"flags": SSE})
+    program = CpuTarget().compile(relu(), {})
+    program(**random_inputs(relu(), N=1))
+    stated = json.loads(program.files()[INSTRUCTIONS])
+    assert set(stated["instructions"]) == {"pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
+
+
+@pytest.mark.parametrize("mcpu", ["x86-64-v3", "x86-64-v4", "znver4", "sapphirerapids", "core2"])
+def test_what_processors_need(mcpu: str) -> None:
+    from cnnc_tvm.build_cpu import needs as needs_of
+
+    needs = set(needs_of(mcpu))
+    assert ("avx512f" in needs) == (mcpu not in ("x86-64-v3", "core2"))
+    assert ("avx512_bf16" in needs) == (mcpu in ("znver4", "sapphirerapids"))
+    assert ("fma" in needs) == (mcpu != "core2")
 
 
 def test_weights_changed_later_do_not_matter() -> None:

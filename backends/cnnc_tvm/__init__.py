@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from cnnc_tvm.runtime import TvmProgram
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
-LIBRARY, KERNELS, KERNEL_SOURCE = "program.so", "kernels.fatbin", "kernels.cu"
+LIBRARY, INSTRUCTIONS = "program.so", "instructions.json"
+KERNELS, KERNEL_SOURCE = "kernels.fatbin", "kernels.cu"
 
 
 class CpuTarget(Target):
@@ -67,34 +68,19 @@ class CpuTarget(Target):
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
-        from cnnc_tvm.build_cpu import build, machine
+        from cnnc_tvm.build_cpu import build, machine, needs
         from cnnc_tvm.builder import untuned
         from cnnc_tvm.candidates import Choices
-        from cnnc_tvm.cpu_device import CpuDevice
+        from cnnc_tvm.instructions import stated
         from cnnc_tvm.lower import lower
         from cnnc_tvm.rules import CPU
-        from cnnc_tvm.runtime import TvmProgram
 
         cpu, store = options.get("mcpu", "native"), _store(options)
         processor = machine(cpu, winograd=_switch("winograd", options), linear=_element("linear", options))
         lowered = lower(graph, weights, CPU, processor, Choices(store, processor, cpu) if store else untuned)
         library, text = build(lowered.functions, cpu)
-        return TvmProgram(
-            self.name,
-            *ports(graph),
-            lowered.plan,
-            lowered.weights,
-            {LIBRARY: library},
-            text,
-            lambda: CpuDevice(library),
-        )
-
-    def prepare(self) -> None:
-        from cnnc_tvm import cpu_device, runtime, stored  # noqa: F401
-        from cnnc_tvm.ffi import import_runtime
-
-        with suppress(CnncError):
-            import_runtime()
+        code = {LIBRARY: library, INSTRUCTIONS: stated(needs(cpu))}
+        return self._program(ports(graph), lowered.plan, lowered.weights, code, text)
 
     def peaks(self) -> Peaks:
         """What this machine does at best, measured once a process. CnncError as of `compile`."""
@@ -121,12 +107,22 @@ class CpuTarget(Target):
         return bench(graph, cpu, machine(cpu, winograd=_switch("winograd", options)), farm)
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> TvmProgram:
+        code = {name: files[name] for name in (LIBRARY, INSTRUCTIONS)}
+        return self._program(_ports(manifest), *_contents(files), code, str)
+
+    def _program(
+        self, ports: tuple[tuple[Port, ...], tuple[Port, ...]], plan: Plan, weights: Mapping[str, Array],
+        code: Mapping[str, bytes], text: Callable[[], str],
+    ) -> TvmProgram:  # fmt: skip
         from cnnc_tvm.cpu_device import CpuDevice
+        from cnnc_tvm.instructions import check
         from cnnc_tvm.runtime import TvmProgram
 
-        device = CpuDevice(files[LIBRARY])
-        code = {LIBRARY: files[LIBRARY]}
-        return TvmProgram(self.name, *_ports(manifest), *_contents(files), code, str, lambda: device)
+        def device() -> CpuDevice:
+            check(code[INSTRUCTIONS])
+            return CpuDevice(code[LIBRARY])
+
+        return TvmProgram(self.name, *ports, plan, weights, code, text, device)
 
 
 class CudaTarget(Target):

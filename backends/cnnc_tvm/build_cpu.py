@@ -12,12 +12,14 @@ from cnnc.diagnostics import error
 from cnnc.ir.types import DType
 from cnnc_tvm.conv_shape import Machine
 from cnnc_tvm.ffi import cores
+from cnnc_tvm.instructions import lacking, needed
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
 from cnnc_tvm.schedule_cpu import schedule
 from cnnc_tvm.tensor import Function
 
+_GENERIC = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
 _CONFIG = {
     "tirx.disable_cse_tir": True,  # it fails on some floating-point expressions; LLVM finds them as well
     "tirx.disable_assert": True,  # checks of each argument, half of the code to compile; the plan's arguments fit
@@ -50,12 +52,20 @@ def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
     return Machine(lanes=lanes, registers=16, cores=count, winograd=winograd, linear=linear)
 
 
+def needs(mcpu: str) -> list[str]:
+    """The instructions that code for a CPU may have. CnncError E0622 for an unknown one."""
+    return needed(map(str, codegen.llvm_get_cpu_features(_target(mcpu))))
+
+
 def _target(mcpu: str) -> Any:
     return tvm.target.Target({"kind": "llvm", "mcpu": _cpu(mcpu)})
 
 
 def _cpu(mcpu: str) -> str:
-    name = str(codegen.llvm_get_system_cpu()) if mcpu == "native" else mcpu
-    if not codegen.llvm_is_valid_cpu(name, str(codegen.llvm_get_system_triple())):
+    """LLVM's name of a CPU. For `native` one that lacks nothing here: a virtual machine may hide instructions."""
+    if mcpu == "native":
+        own = str(codegen.llvm_get_system_cpu())
+        return next((name for name in (own, *_GENERIC) if not lacking(needs(name))), own)
+    if not codegen.llvm_is_valid_cpu(mcpu, str(codegen.llvm_get_system_triple())):
         raise error("E0622", f"LLVM knows no CPU `{mcpu}`", help="names are LLVM's: native, x86-64-v3, znver4, ...")
-    return name
+    return mcpu

@@ -22,14 +22,21 @@ _DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
 
 
 class CpuDevice:
-    """Runs the functions of a shared library. CnncError E0620 without TVM's runtime."""
+    """Runs the functions of a shared library. CnncError E0620 without TVM's runtime, E0626 where the system refuses the
+    library."""
 
     def __init__(self, library: bytes) -> None:
         self._ffi: Any = import_runtime()
         with tempfile.NamedTemporaryFile(suffix=".so") as file:
             file.write(library)
             file.flush()
-            self._library = self._ffi.load_module(os.fspath(file.name))
+            try:
+                self._library = self._ffi.load_module(os.fspath(file.name))
+            except Exception as e:
+                reason = str(e).strip().rpartition(f"{file.name}: ")[2]
+                raise error(
+                    "E0626", f"this machine cannot load the code of the program: {reason}", help="compile it here"
+                ) from e
         self._view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
 
     def memory(self, size: int) -> Array:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
-from cnnc.profiling import StepTimes
 from cnnc.target import Port, Program, numpy_dtype
 from cnnc_tvm import PLAN, WEIGHTS
 from cnnc_tvm.plan import Plan, Step, Tensor
 from cnnc_tvm.stored import dump
 
 if TYPE_CHECKING:
+    from cnnc.profiling import StepTimes
     from cnnc.target import Array
 
 Memory = Any
@@ -95,6 +95,8 @@ class TvmProgram(Program):
     def timed(self, runs: int, /, **arrays: object) -> list[StepTimes]:
         """The times of each step in `runs` runs on these inputs, after one that warms up. The device must be one
         that is done with a step when its call returns."""
+        from cnnc.profiling import StepTimes
+
         inputs, dims = self._checked(arrays)
         self.run(inputs, dims)
         times: list[list[float]] = [[] for _ in self.plan.steps]

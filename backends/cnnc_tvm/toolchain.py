@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cnnc_tvm.ffi import threads
+from cnnc_tvm.instructions import cpuinfo
 
 _ABOUT_CPU = ("vendor_id", "model name", "stepping", "cache size", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo that tell processors apart by what runs on them, and how fast."""
@@ -33,7 +34,6 @@ def tool(path: str) -> str:
 
 def machine() -> str:
     """The processor: what `native` stands for, and what kernels are chosen by."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(errors="replace").partition("\n\n")[0] if info.exists() else platform.processor()
-    about = [line for line in text.splitlines() if line.partition(":")[0].strip() in _ABOUT_CPU] or [text]
+    told = cpuinfo()
+    about = [f"{name}: {told[name]}" for name in _ABOUT_CPU if name in told] or [platform.processor()]
     return "\n".join([platform.machine(), f"{threads()} threads", *about])

@@ -13,7 +13,9 @@ from cnnc.cli.options import AS_JSON, Command
 if TYPE_CHECKING:
     from cnnc.target import Status, Target
 
-PACKAGES = ("numpy", "lark", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm", "openvino")
+PACKAGES = (
+    "numpy", "lark", "blake3", "safetensors", "pillow", "torch", "onnx", "onnxruntime", "apache-tvm", "openvino",
+)  # fmt: skip
 TOOLS = ("cc", "gcc", "clang", "nvcc", "nvidia-smi")
 
 
