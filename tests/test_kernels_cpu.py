@@ -12,7 +12,7 @@ import cnnc
 from cnnc_tvm import conv_direct, conv_winograd_plan, kernels_cpu
 from cnnc_tvm.builder import untuned
 from cnnc_tvm.conv_shape import ConvShape, Machine
-from numerics import assert_node_agrees, random_inputs, random_weights
+from numerics import assert_agree, assert_node_agrees, random_inputs, random_weights
 
 SERVER = Machine(lanes=16, registers=32, cores=2)
 
@@ -51,3 +51,23 @@ def test_both_kernels_agree() -> None:
     for batch in (1, 3, 4, 9):
         inputs = random_inputs(graph, N=batch)
         assert_node_agrees(graph, weights, inputs, program(**inputs), winograd=True)
+
+
+LAYERS = (
+    "conv(40, 7, s=2, pad=3)", "conv(40, 3, pad=1) -> bn -> relu", "conv(40, 3, pad=1, groups=40) -> bn -> clip(0, 6)",
+    "conv(48, 1) -> silu", "conv(48, 3, s=2, pad=1, groups=12) -> relu", "deconv(32, 4, s=2, pad=1)",
+    "add { conv(32, 3, pad=1) -> bn | id } -> relu", "conv(5, 3, pad=1) -> tanh", "conv(24, 1)", "conv(7, 3, pad=1)",
+)  # fmt: skip
+"""Of a network that has each kind of kernel: of images that lie plainly, of few channels, of Winograd, in groups."""
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_kernels_of_16_bit_types_agree(dtype: str) -> None:
+    layers = "\n".join(f"y{i + 1} = y{i} -> {layer}" for i, layer in enumerate(LAYERS))
+    outputs = ", ".join(f"y{i + 1}" for i in range(len(LAYERS)))
+    graph = cnnc.load(f"model M {{ input y0: {dtype}[N, 3, 40, 44] output {outputs} {layers} }}")
+    weights = random_weights(graph)
+    program = cnnc.compile(graph, "cpu", weights)
+    for batch in (1, 4):
+        inputs = random_inputs(graph, N=batch)
+        assert_agree(graph, weights, inputs, program(**inputs))

@@ -35,7 +35,10 @@ def transformed(node: Node) -> bool:
 
 ROUNDED_TWICE = (ops.Deconv, ops.InstanceNorm, ops.Softmax, ops.LogSoftmax, ops.Add)
 """Ops that PyTorch, or an expression of several of its calls, rounds more than once in f16 and bf16."""
-LOW = [("numpy", DType.F16), ("onnx", DType.F16), ("onnx", DType.BF16), ("torch", DType.F16), ("torch", DType.BF16)]
+LOW = [
+    ("numpy", DType.F16), ("onnx", DType.F16), ("onnx", DType.BF16), ("torch", DType.F16), ("torch", DType.BF16),
+    ("narrow", DType.F16), ("narrow", DType.BF16),
+]  # fmt: skip
 
 
 @settings(max_examples=60)

@@ -34,10 +34,16 @@ CASES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("mcpu", "cases"), [("x86-64", CASES[::3]), ("x86-64-v3", CASES[1::2]), ("native", CASES)])
-def test_agrees(mcpu: str, cases: list[tuple[Any, str]]) -> None:
+@pytest.mark.parametrize(
+    ("mcpu", "cases", "dtype"),
+    [
+        ("x86-64", CASES[::3], "f32"), ("x86-64-v3", CASES[1::2], "f32"), ("native", CASES, "f32"),
+        ("native", CASES, "bf16"), ("native", CASES, "f16"),
+    ],
+)  # fmt: skip
+def test_agrees(mcpu: str, cases: list[tuple[Any, str]], dtype: str) -> None:
     """All cases in one program, whose batch is known when it runs."""
-    inputs = [Input(f"x{i}", TensorType.parse(type)) for i, (_, type) in enumerate(cases)]
+    inputs = [Input(f"x{i}", TensorType.parse(type.replace("f32", dtype))) for i, (_, type) in enumerate(cases)]
     nodes = {f"y{i}": Node.make(op, x, name=f"n{i}") for i, ((op, _), x) in enumerate(zip(cases, inputs, strict=True))}
     program = CpuTarget().compile(Graph("Cases", tuple(inputs), nodes), {}, mcpu=mcpu)
     for batch in (1, 3):

@@ -120,9 +120,10 @@ class Builder:
     def memory(self, type: TensorType) -> TensorType | None:
         """The blocks of images that are stored in blocks, which have sizes in numbers but for the batch.
 
-        Of one place they would lie as they do plainly.
+        They are of f32, which kernels compute in, whatever the type the elements were rounded to. Of one place they
+        would lie as they do plainly.
         """
-        if not self.lanes or type.rank != 4 or type.dtype is not DType.F32:
+        if not self.lanes or type.rank != 4:
             return None
         n, c, h, w = type.shape
         known = isinstance(h, int) and isinstance(w, int) and (h, w) != (1, 1)
@@ -201,6 +202,11 @@ class Builder:
     def store(self, x: Tensor) -> Tensor:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
         return x if x.loops is None else self._store(x, self.memory(x.type))
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """x stored as f32, to be rounded where it is read: for kernels that write what has not been."""
+        y = self.store(x)
+        return self.points(y.type, lambda *i: y[i], y)
 
     def _store(self, x: Tensor, memory: TensorType | None) -> Tensor:
         """The tensor in memory, in these blocks if they are given."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
@@ -34,7 +35,7 @@ _AS_GOOD = 1.05
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
     """The convolution by a kernel; None where there is none for its shape, or where images are stored plainly."""
     n, c, h, w = x.type.shape
-    if x.type.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
+    if not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
         return None
     top, left, bottom, right = (pad if isinstance(pad, int) else 0 for pad in op.pads(x.type))
     shape = ConvShape(
@@ -46,7 +47,7 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
 def transposed(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
     """The transposed convolution by kernels of convolution, or None, likewise."""
     (n, c, h, w), (_, _, *size) = x.type.shape, out.shape
-    if x.type.dtype is not DType.F32 or not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
+    if not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
         return None
     if op.groups > 1 or op.dilation != (1, 1):
         return None
@@ -70,7 +71,17 @@ class _Part:
     def packed(self, b: Builder, weight: Tensor, plan: Plan) -> Tensor:
         """The weights as a kernel reads them."""
         layout = plan.layout if self.phase is None else f"{plan.layout} of {self.phase.kernel}"
-        return b.packed(weight, layout, lambda w: _pack(plan, self.shape, self.phase.weights(w) if self.phase else w))
+        return b.packed(weight, layout, lambda w: self._pack(plan, w.astype(np.float32, copy=False)))
+
+    def _pack(self, plan: Plan, weight: Array) -> Array:
+        weight = self.phase.weights(weight) if self.phase else weight
+        match plan:
+            case conv_direct.Plan():
+                return conv_direct.pack(weight, plan, self.shape.groups)
+            case conv_winograd_plan.Plan():
+                return conv_winograd.pack(weight, plan)
+            case conv_depthwise.Plan():
+                return conv_depthwise.pack(weight, plan)
 
     def write(self, plan: Plan, w: Any, finish: Any, x: Any, y: Any) -> None:
         match plan:
@@ -98,7 +109,7 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
     ]
     if not all(plans):
         return None
-    image, first = (b.plain(x), 0) if plain else b.image(x)
+    image, first = (b.plain(as_f32(b, x)), 0) if plain else b.image(x)
     packed = [[part.packed(b, weight, plan) for plan in own] for part, own in zip(parts, plans, strict=True)]
     operands = tuple(dict.fromkeys(chain.from_iterable(packed)))
     heart = b.heart(out)
@@ -119,7 +130,15 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
                     part.write(*many[0], finish, x, y)
 
     kernel = Kernel(heart, (image, *operands), write)
-    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+    y = Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+    return b.unrounded(y) if few_channels and out.dtype is not DType.F32 else y
+
+
+def as_f32(b: Builder, x: Tensor) -> Tensor:
+    """x in memory as f32: a scalar read many times should not be converted each time."""
+    if x.type.dtype is DType.F32:
+        return b.readable(x)
+    return b.store(b.points(TensorType(x.type.shape), lambda *i: x[i], x))
 
 
 def _one_block(out: TensorType, lanes: int) -> bool:
@@ -181,12 +200,3 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
     transformed = conv_winograd_plan.choose(shape, machine) if machine.winograd and not plain else None
     return transformed or conv_direct.choose(shape, machine, plain=plain)
 
-
-def _pack(plan: Plan, shape: ConvShape, weight: Array) -> Array:
-    match plan:
-        case conv_direct.Plan():
-            return conv_direct.pack(weight, plan, shape.groups)
-        case conv_winograd_plan.Plan():
-            return conv_winograd.pack(weight, plan)
-        case conv_depthwise.Plan():
-            return conv_depthwise.pack(weight, plan)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from tvm import tirx
 
 from cnnc import ops
@@ -17,7 +18,7 @@ from cnnc.ir.graph import Graph, Node, Value
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType
 from cnnc.ops.fused import chain
-from cnnc.target import Rules
+from cnnc.target import Rules, numpy_dtype
 from cnnc_tvm import (
     rules_dense,
     rules_dense_cpu,
@@ -54,6 +55,12 @@ MOVING: frozenset[type[Op]] = frozenset({
     ops.ChannelShuffle, ops.Concat, ops.Crop, ops.Pad, ops.PixelShuffle, ops.Slice, ops.Transpose,
 })  # fmt: skip
 """Ops that read an element of their operands at most once."""
+
+CHOOSING: frozenset[type[Op]] = frozenset({
+    ops.Abs, ops.ChannelShuffle, ops.Concat, ops.Crop, ops.Dropout, ops.GlobalMaxPool, ops.Maximum, ops.MaxPool,
+    ops.Minimum, ops.Neg, ops.PixelShuffle, ops.ReduceMax, ops.ReduceMin, ops.Relu, ops.Slice, ops.Step, ops.Transpose,
+})  # fmt: skip
+"""Ops whose results are elements of their operands but for the sign, 0 or 1, which every type has."""
 
 _MAX_LABEL = 48
 _MAX_SIZE = 1_000
@@ -129,13 +136,20 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     if result.loops is None or result in operands:
         return result
     exact = result
-    if node.type.dtype is not DType.F32:  # as if it had been stored
-        low = node.type.dtype
+    low = node.type.dtype
+    if low is not DType.F32 and not _among(node.op, low):  # as if it had been stored
         result = replace(exact, te=None, element=lambda *i: loaded(stored(exact[i], low), low))
     taken = [x for x in operands if x.loops]
     label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
     heart = next((x.node for x in taken if x.reduces), node.name)
     return replace(result, type=node.type, label=label[:_MAX_LABEL], node=heart)
+
+
+def _among(op: Op, dtype: DType) -> bool:
+    """Whether the results of an op are among the numbers of its type, so that no rounding changes them."""
+    if isinstance(op, ops.Clip):
+        return all(float(np.asarray(x, numpy_dtype(dtype))) == x for x in (op.low, op.high))
+    return type(op) in CHOOSING
 
 
 def _size(x: Tensor) -> int:

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc.ir.attrs import Pair
 from cnnc.ir.dim import Dim
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Finish
 from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, tiles
@@ -161,7 +161,8 @@ def over_maps(b: Builder, out: TensorType, x: Tensor, how: Reduction, *, mean: b
                 with T.Else(), T.serial(rest) as lane:
                     store(lane, results[0], image, block)
 
-    return b.written(out, write, image)
+    y = b.written(TensorType(out.shape), write, image)
+    return y if out.dtype is DType.F32 else b.unrounded(y)
 
 
 def _fill(result: Any, value: float, lanes: int) -> None:

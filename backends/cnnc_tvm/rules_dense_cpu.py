@@ -21,7 +21,7 @@ from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm import linear
 from cnnc_tvm.builder import Builder
-from cnnc_tvm.kernels_cpu import convolution, transposed
+from cnnc_tvm.kernels_cpu import as_f32, convolution, transposed
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
@@ -60,13 +60,6 @@ def _blocks(weight: Array, lanes: int) -> Array:
     full = np.zeros((count * lanes, *weight.shape[1:]), weight.dtype)
     full[: len(weight)] = weight
     return np.moveaxis(full.reshape(count, lanes, *weight.shape[1:]), 1, -1).copy()
-
-
-def _f32(b: Builder, x: Tensor) -> Tensor:
-    """x in memory as f32: a scalar read many times should not be converted each time."""
-    if x.type.dtype is DType.F32:
-        return b.readable(x)
-    return b.store(b.points(TensorType(x.type.shape), lambda *i: x[i], x))
 
 
 def _unpacked(b: Builder, out: TensorType, y: Tensor, lanes: int) -> Tensor:
@@ -112,7 +105,7 @@ def _image(b: Builder, op: ops.Conv, x: Tensor, columns: Dim) -> Tensor:
     type = TensorType((n, c, h + top + bottom, (columns - 1) * op.stride[1] + op.span[1]))
     fits = w + left + right - type.shape[3]
     if (top, left, bottom) == (0, 0, 0) and isinstance(fits, int) and fits >= 0:
-        return _f32(b, x)
+        return as_f32(b, x)
     return b.store(padded(b, x, type, top, left, 0.0))
 
 
@@ -130,7 +123,7 @@ def _(b: Builder, op: ops.Linear, out: TensorType, x: Tensor, weight: Tensor, bi
     def write(finish: Callable[..., Expr], x: Any, w: Any, y: Any) -> None:
         linear.write(shape, plan, dtype, finish, x, w, y)
 
-    kernel = Kernel(heart, (b.plain(_f32(b, x)), packed), write)
+    kernel = Kernel(heart, (b.plain(as_f32(b, x)), packed), write)
     y = biased(b, out, Tensor(out, lambda *i: heart(*i), loops=KERNEL, kernel=kernel), bias)
     return y if out.dtype is DType.F32 else b.store(y)  # TVM takes minutes for functions of what was rounded
 
@@ -150,7 +143,7 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
     if (y := transposed(b, op, out, x, weight)) is not None:
         return biased(b, out, y, bias)
     stamps = Stamps(b, op, x)
-    x = _f32(b, x)
+    x = as_f32(b, x)
     per_group = op.channels // op.groups
     if _fills_lanes(op.channels, op.groups):
         lanes = _lanes(op.channels, op.groups)
