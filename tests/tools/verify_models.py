@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import cnnc
 from networks import MODELS
 from test_agreement import ARGS, SIZES
 
@@ -34,9 +35,11 @@ HEADER = """\
 def row(name: str, batch: int) -> tuple[str, bool]:
     """The row of a network, which ends in the error if there was one, and whether all in it is right."""
     file, _, model = name.partition(":")
-    dims = ",".join(f"{key}={value}" for key, value in {"N": batch, **SIZES[name]}.items())
-    arguments = [f"{key}={value}" for key, value in ARGS.get(name, {}).items()]
-    command = [*COMMAND, f"{MODELS / file}.cnn" + (f":{model}" if model else ""), "--dim", dims]
+    path, given = MODELS / f"{file}.cnn", ARGS.get(name, {})
+    left = cnnc.load(path, model or None, dims=SIZES[name], **given).symbols  # a batch of images, or of regions
+    dims = ",".join(f"{key}={value}" for key, value in {**dict.fromkeys(left, batch), **SIZES[name]}.items())
+    arguments = [f"{key}={value}" for key, value in given.items()]
+    command = [*COMMAND, f"{path}" + (f":{model}" if model else ""), "--dim", dims]
     command += ["--seed", str(SEEDS.get(name, 0)), *(word for each in arguments for word in ("--set", each))]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
