@@ -183,10 +183,11 @@ def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
         array = np.from_dlpack(value) if foreign else np.asarray(value)  # type: ignore[arg-type]
     except (BufferError, RuntimeError, TypeError, ValueError) as e:  # on a GPU, say, or tracked by autograd
         raise error("E0204", f"input `{port.name}` cannot be read as an array: {e}") from None
-    if array.dtype != numpy_dtype(port.type.dtype):
+    if array.dtype != (wanted := numpy_dtype(port.type.dtype)):
+        name = f"ml_dtypes.{wanted}" if port.type.dtype is DType.BF16 else f'"{wanted}"'  # which NumPy alone lacks
         raise error(
             "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",
-            help=f'convert it: `{port.name}.astype("{numpy_dtype(port.type.dtype)}")`',
+            help=f"convert it: `{port.name}.astype({name})`",
         )  # fmt: skip
     if array.ndim != port.type.rank:
         raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}")

@@ -6,6 +6,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,6 +138,7 @@ def test_a_wrong_target_is_told_before_the_model_is_read(cli: Cli) -> None:
         (["-t", "numpy", "--weights", "none.npz"], 74, "E0901"),
         (["-t", "numpy", "--weights", "red.png"], 5, "E0404"),
         (["-t", "numpy", "--seed", "-1"], 2, "E0902"),
+        (["-t", "onnx", "--opset", "20", "-X", "opset=21"], 2, "E0902"),
         ([], 2, "E0902"),
     ],
     ids=str,
@@ -215,6 +217,21 @@ def test_run_in_half_precision(cli: Cli) -> None:
         result = cli("run", "mean.cnn", "-t", target, "-i", "image=red.png", "--dtype", dtype, "--top", 1)
         assert result.exit_code == 0
         assert result.stdout.splitlines()[1] == "  100.00%  class 0  (250)"
+
+
+def test_arrays_of_f32_are_rounded_to_16_bits(cli: Cli) -> None:
+    image = np.full((1, 3, 4, 4), 250.3, np.float32)
+    rounded = image.astype(ml_dtypes.bfloat16)
+    np.save("f32.npy", image)
+    np.save("f64.npy", image.astype(np.float64))
+    np.savez("f32.npz", image=image)
+    np.save("bf16.npy", rounded)  # whose header calls it two bytes
+    for name, dtype in (("f32.npy", "bf16"), ("bf16.npy", "bf16"), ("f32.npz", "f16")):
+        result = cli("run", "mean.cnn", "-t", "onnx", "-i", f"image={name}", "--dtype", dtype)
+        assert result.stdout.splitlines()[1].startswith("  min 250"), result.stderr
+    refused = cli("run", "mean.cnn", "-t", "onnx", "-i", "image=f64.npy", "--dtype", "bf16")
+    assert "E0303" in refused.stderr
+    assert "image.astype(ml_dtypes.bfloat16)" in refused.stderr
 
 
 def test_run_without_top_shows_the_range(cli: Cli) -> None:

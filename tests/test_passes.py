@@ -224,6 +224,7 @@ def test_passes_are_chosen_in_their_order() -> None:
         name for name in PASSES if (name in LEVELS[1] and name != "canonical") or name == "fold_scale"
     )
     assert [choose(0), choose(3)] == [(), LEVELS[3]]
+    assert choose(0, "+canonical, fold_scale") == choose(0, "fold_scale,canonical")
     for level, changes, what, note in (
         (4, "", "no optimisation level 4", "the levels: 0, 1, 2, 3"),
         (1, "-q", "no pass `q`", "`cnnc passes` lists them"),

@@ -87,6 +87,33 @@ def test_a_symbolic_image_stays_symbolic() -> None:
         assert_agree(graph, weights, inputs, run(**inputs))
 
 
+SYMBOLIC = (
+    "deconv(12, 2, s=2)", "deconv(16, 16, s=8, pad=4)", "deconv(16, 3, s=1, pad=1)", "deconv(16, 5, s=13)",
+    "deconv(3, 4, s=2, pad=1)", "deconv(32, 4, s=2, pad=1, groups=2)", "deconv(16, 3, s=2, dilation=2)",
+    "conv(16, 3, pad=1)", "conv(16, 3, s=2, pad=1)", "deconv(16, 2, s=2) -> conv(16, 3, pad=1) -> relu",
+    "maxpool(2) -> conv(16, 3, pad=1)", "upsample(2) -> maxpool(3, s=2) -> conv(16, 1)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("image", "dims"),
+    [
+        ("H, W", {"H": 11, "W": 18}), ("16*H, 16*W", {"H": 2, "W": 1}), ("2*H + 1, 2*W + 1", {"H": 3, "W": 5}),
+        ("H, 30", {"H": 7}),
+    ],
+)  # fmt: skip
+def test_images_whose_sizes_are_expressions(image: str, dims: dict[str, int], target: str) -> None:
+    """Which loops cover which is to be seen through what strides and multiples make of the symbols."""
+    lines = "\n".join(f"y{i} = x -> {layer}" for i, layer in enumerate(SYMBOLIC))
+    outputs = ", ".join(f"y{i}" for i in range(len(SYMBOLIC)))
+    graph = cnnc.load(f"model M {{ input x: f32[N, 8, {image}] output {outputs} {lines} }}")
+    weights = random_weights(graph)
+    run = compiled(target, graph, weights)
+    inputs = random_inputs(graph, N=1, **dims)
+    assert_agree(graph, weights, inputs, run(**inputs))
+
+
 def test_a_convolution_takes_in_what_follows_it(program: TvmProgram) -> None:
     functions = [step.function.rpartition("_")[0] for step in program.plan.steps]
     assert "conv_bn_relu" in functions
@@ -100,6 +127,15 @@ def test_equal_layers_share_a_function(program: TvmProgram) -> None:
     assert len(fused) == 2
     assert fused[0].function == fused[1].function
     assert fused[0].args != fused[1].args
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_equal_layers_of_other_symbols_are_told_apart(target: str) -> None:
+    graph = cnnc.load(
+        "model M { input x: f32[4, 3, H]\n input z: f32[4, 3, W]\n output u, v\n u = x -> tanh\n v = z -> tanh }"
+    )
+    inputs = random_inputs(graph, H=70, W=300)
+    assert_agree(graph, {}, inputs, compiled(target, graph, {})(**inputs))
 
 
 def test_compiling_is_deterministic(program: TvmProgram) -> None:
@@ -357,6 +393,12 @@ def test_what_processors_need(mcpu: str) -> None:
     assert ("fma" in needs) == (mcpu != "core2")
 
 
+def test_kernels_for_another_processor_are_not_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "cpuinfo", lambda: {"flags": SSE})
+    with pytest.raises(CnncError, match="E0626"):
+        CpuTarget().bench(relu(), {"mcpu": "x86-64-v3"}, None)
+
+
 def test_weights_changed_later_do_not_matter() -> None:
     graph = cnnc.load("model M { input x: f32[N, 64] output y y = x -> layer_norm -> rbf(8) }")
     weights, inputs = random_weights(graph), random_inputs(graph, N=2)
@@ -393,6 +435,8 @@ def test_winograd_may_be_forbidden() -> None:
 
 
 def test_unknown_machines() -> None:
+    with pytest.raises(CnncError, match=r"E0622.*pentium4.*32 bits"):
+        CpuTarget().compile(relu(), {}, mcpu="pentium4")
     with pytest.raises(CnncError, match=r"E0622.*pentium9"):
         CpuTarget().compile(relu(), {}, mcpu="pentium9")
     with pytest.raises(CnncError, match=r"E0622.*turing"):

@@ -94,16 +94,19 @@ class CpuTarget(Target):
     def bench(
         self, graph: Graph, options: Mapping[str, str], farm: Farm | None
     ) -> AbstractContextManager[Bench]:
-        """The kernels of a graph, to be measured here or by a farm. CnncErrors as of `compile`, and E0610 where nothing
-        can be measured."""
+        """The kernels of a graph, to be measured here or by a farm. CnncErrors as of `compile`, E0610 where nothing can
+        be measured, and E0626 for a processor that has more than this one, which is to measure."""
         from cnnc_tvm.ffi import import_compiler, threads
 
         threads()
         import_compiler()
         from cnnc_tvm.bench_cpu import bench
-        from cnnc_tvm.build_cpu import machine
+        from cnnc_tvm.build_cpu import machine, needs
+        from cnnc_tvm.instructions import check, stated
 
         cpu = options.get("mcpu", "native")
+        if farm is None:
+            check(stated(needs(cpu)))
         return bench(graph, cpu, machine(cpu, winograd=_switch("winograd", options)), farm)
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, Any]) -> TvmProgram:

@@ -54,7 +54,7 @@ def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
 
 def needs(mcpu: str) -> list[str]:
     """The instructions that code for a CPU may have. CnncError E0622 for an unknown one."""
-    return needed(map(str, codegen.llvm_get_cpu_features(_target(mcpu))))
+    return needed(_features(_cpu(mcpu)))
 
 
 def _target(mcpu: str) -> Any:
@@ -65,7 +65,14 @@ def _cpu(mcpu: str) -> str:
     """LLVM's name of a CPU. For `native` one that lacks nothing here: a virtual machine may hide instructions."""
     if mcpu == "native":
         own = str(codegen.llvm_get_system_cpu())
-        return next((name for name in (own, *_GENERIC) if not lacking(needs(name))), own)
+        return next((name for name in (own, *_GENERIC) if not lacking(needed(_features(name)))), own)
     if not codegen.llvm_is_valid_cpu(mcpu, str(codegen.llvm_get_system_triple())):
         raise error("E0622", f"LLVM knows no CPU `{mcpu}`", help="names are LLVM's: native, x86-64-v3, znver4, ...")
+    if {"64bit", "64bit-mode"} & _features(mcpu) == {"64bit-mode"}:  # LLVM would end the process
+        raise error("E0622", f"`{mcpu}` is a CPU of 32 bits, this system has 64", help="x86-64 is the least of 64 bits")
     return mcpu
+
+
+def _features(name: str) -> set[str]:
+    """What LLVM says a CPU has."""
+    return set(map(str, codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": name}))))

@@ -19,7 +19,7 @@ from tvm import ir, sym, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cnnc.ir.dim import Dim, Floor, Min
+from cnnc.ir.dim import Dim, Floor, Min, Sym, substitute, symbols
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
@@ -77,6 +77,9 @@ class Builder:
     joined: dict[int, int] = field(default_factory=dict)
     """Tensors whose steps have no function but join their arguments, along these axes."""
     steps: list[Step] = field(default_factory=list)
+    sizes: dict[str, Dim] = field(default_factory=dict)
+    """What stands for expressions of symbols in functions: parameters of their own, since TVM fails to see which loops
+    cover which where sizes are 2*W and (W + 6)//7*14."""
 
     def __post_init__(self) -> None:
         self.lanes = self.machine.lanes if self.machine else 0
@@ -87,14 +90,14 @@ class Builder:
         self._full: set[Any] = set()  # placeholders that may be read up to the end of the last block
         self._ids: dict[Any, int] = {}  # of the placeholders
         self._made: set[int] = set()  # by steps
-        self._by_hash: dict[tuple[int, Loops], list[Function]] = {}
+        self._by_hash: dict[tuple[int, Loops, tuple[str, ...]], list[Function]] = {}
         self._constants: dict[str, Tensor] = {}
 
     # Stored tensors
 
     def _stored(self, type: TensorType) -> Tensor:
         number = len(self.types)
-        self.types.append(type)
+        self.types.append(type.bind(self.sizes))
         placeholder = te.placeholder(self.shape(type.shape), STORED[type.dtype], f"t{number}")
         self._ids[placeholder.op] = number
         return Tensor(type, lambda *i: loaded(placeholder(*i), type.dtype), placeholder)
@@ -343,17 +346,19 @@ class Builder:
 
     def _step(self, body: Any, loops: Loops, label: str, node: str, args: tuple[int, ...]) -> None:
         """A step that calls this function on these tensors, and on the symbols that it uses."""
-        used = {str(var.name) for var in tirx.analysis.undefined_vars(body.body, list(body.params))}
-        names = {name for i in args for name in self.types[i].symbols} | (used & self._symbols.keys())
-        dims = tuple(sorted(names))
+        used = list(tirx.analysis.undefined_vars(body.body, list(body.params)))
+        shapes = [size for x in body.params if isinstance(x.ty, tirx.BufferType) for size in x.ty.shape]
+        tvm_ffi.structural_walk(shapes, (tirx.Var, used.append))
+        dims = tuple(sorted({str(var.name) for var in used} & self._symbols.keys()))
         params = [*body.params, *map(self._symbol, dims)]
         body = tirx.PrimFunc(params, body.body, body.ret_type, body.attrs)
         self._made.add(args[-1])
-        self.steps.append(Step(self._function(body, loops, label), node, args, dims))
+        self.steps.append(Step(self._function(body, loops, label, dims), node, args, dims))
 
-    def _function(self, body: Any, loops: Loops, label: str) -> str:
-        """The name of the function with this body: an equal one's, if there is one."""
-        same = self._by_hash.setdefault((tvm_ffi.structural_hash(body), loops), [])
+    def _function(self, body: Any, loops: Loops, label: str, dims: tuple[str, ...]) -> str:
+        """The name of the function with this body and these dims, by whose names a kernel is launched: an equal one's,
+        if there is one."""
+        same = self._by_hash.setdefault((tvm_ffi.structural_hash(body), loops, dims), [])
         for function in same:
             if tvm_ffi.structural_equal(function.body, body):
                 return function.name
@@ -367,8 +372,20 @@ class Builder:
     def _symbol(self, name: str) -> Expr:
         return self._symbols.setdefault(name, te.var(name, "int32"))
 
+    def symbol(self, dim: Dim) -> Dim:
+        """A dim as functions have it: a number or a symbol, or one rounded up to a multiple of a number. A symbol that
+        stands for anything else is in `sizes`."""
+        if isinstance(dim, int) or _is_symbol(dim) or _is_rounded(dim):
+            return dim
+        dim = substitute(dim, self.sizes)
+        names = {of: name for name, of in self.sizes.items()}
+        name = names.get(dim, f"__dim{len(names)}")
+        self.sizes[name] = dim
+        return Sym.of(name)
+
     def size(self, dim: Dim) -> Expr:
         """A dim as an expression."""
+        dim = self.symbol(dim)
         if isinstance(dim, int):
             return dim
         total: Expr = 0
@@ -424,6 +441,19 @@ class Builder:
             self.shape(memory.shape), lambda *i: how.combine(self.at_lane(parts, *i), axis=whole), label
         )
         return replace(self._reading_blocks(TensorType(type.shape), result), loops=loops)
+
+
+def _is_symbol(dim: Dim) -> bool:
+    return isinstance(dim, Sym) and len(names := symbols(dim)) == 1 and dim == Sym.of(*names)
+
+
+def _is_rounded(dim: Sym) -> bool:
+    """Whether it is a symbol rounded up to a multiple of a number."""
+    (atoms, factor), *more = dim.terms
+    match atoms:
+        case (Floor(of, by),) if not more and factor == by:
+            return _is_symbol(of - (by - 1))
+    return False
 
 
 def _is_one(size: Expr) -> bool:

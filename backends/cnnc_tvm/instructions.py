@@ -14,6 +14,7 @@ from cnnc.diagnostics import error
 _FLAGS: Final = {
     "sse3": "pni", "bmi": "bmi1", "lzcnt": "abm", "avxvnni": "avx_vnni", "avxvnniint8": "avx_vnni_int8",
     "avxneconvert": "avx_ne_convert", "avxifma": "avx_ifma",
+    **dict.fromkeys(("ccmp", "egpr", "ndd", "nf", "ppx", "push2pop2", "zu"), "apx"),
     **{
         f"avx512{name}": f"avx512_{name}"
         for name in ("vnni", "bf16", "fp16", "bitalg", "vbmi2", "vpopcntdq", "vp2intersect")
@@ -39,7 +40,7 @@ def cpuinfo(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
 
 def needed(features: Iterable[str]) -> list[str]:
     """What code needs that was made with these features of LLVM's: Linux's names, in alphabetical order."""
-    return sorted(_FLAGS[name] for name in features if name in _FLAGS)
+    return sorted({_FLAGS[name] for name in features if name in _FLAGS})
 
 
 def lacking(needs: Collection[str]) -> list[str]:

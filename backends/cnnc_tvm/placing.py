@@ -41,7 +41,8 @@ def place(b: Builder, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor
     begin = [0, *(count + 1 for count in done)]
     end = [*done, done[-1] + 1]
     blocks = (replace(x, first=begin[x.first], last=end[x.last]) for x in arrangement.blocks.values())
-    return placer.functions, Plan(tensors, tuple(blocks), tuple(chain.from_iterable(calls)), taken, given)
+    steps = tuple(chain.from_iterable(calls))
+    return placer.functions, Plan(tensors, tuple(blocks), steps, taken, given, sizes=b.sizes)
 
 
 class _Placer:

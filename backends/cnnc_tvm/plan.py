@@ -1,7 +1,7 @@
 """The plan of a compiled network: which function runs on which tensors, and where the tensors lie.
 
 A plan is data and is all a program needs besides its machine code and its weights: no compiler takes part in a run.
-Shapes may hold symbolic dims; `Plan.sizes` evaluates them for a run.
+Shapes may hold symbolic dims, which a run has values of.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from cnnc.diagnostics import error
-from cnnc.ir.dim import Dim, parse_dim
+from cnnc.ir.dim import Dim, evaluate, parse_dim
 from cnnc.ir.op import MAX_ELEMENTS
 from cnnc.ir.types import TensorType
 from cnnc.memory import Arena, Block, pack
@@ -54,7 +54,7 @@ def part_names(arg: int) -> tuple[str, str]:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A call of `function` on the tensors `args`, the result last, and then on the values of the names `dims`: symbols,
-    and the numbers of parts."""
+    names of `Plan.sizes`, and the numbers of parts."""
 
     function: str
     node: str
@@ -82,6 +82,8 @@ class Plan:
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    sizes: Mapping[str, Dim] = field(default_factory=dict)
+    """What names among the `dims` of steps stand for."""
 
     def arena(self, dims: Mapping[str, int]) -> Arena:
         """Where the blocks lie for these sizes. CnncError E0502 where a tensor has too many elements."""
@@ -99,7 +101,7 @@ class Plan:
 
     def values(self, step: Step, dims: Mapping[str, int]) -> dict[str, int]:
         """The values of a step's `dims`."""
-        values = dict(dims)
+        values = dict(dims) | {name: evaluate(self.sizes[name], dims) for name in step.dims if name in self.sizes}
         for i, arg in enumerate(step.args):
             if (part := self.tensors[arg].part) is not None:
                 size, start = part_names(i)
@@ -117,6 +119,7 @@ class Plan:
                 name: {"args": list(k.args), "grid": list(map(str, k.grid)), "block": list(k.block)}
                 for name, k in self.kernels.items()
             },
+            "sizes": {name: str(dim) for name, dim in self.sizes.items()},
         }
         return json.dumps(data, separators=(",", ":")).encode()
 
@@ -131,6 +134,7 @@ class Plan:
             data["inputs"],
             data["outputs"],
             {name: _kernel(kernel) for name, kernel in data["kernels"].items()},
+            {name: parse_dim(dim) for name, dim in data["sizes"].items()},
         )
 
 

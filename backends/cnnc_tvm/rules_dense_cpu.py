@@ -67,10 +67,9 @@ def _unpacked(b: Builder, out: TensorType, y: Tensor, lanes: int) -> Tensor:
     return b.points(out, lambda n, o, *i: y[(n, tirx.floordiv(o, lanes), *i, tirx.floormod(o, lanes))], y)
 
 
-def _tiled(out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
+def _tiled(b: Builder, out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
     """The type of the blocks of `out`, its columns filled up to whole tiles, and their loops."""
-    n, _, h, w = out.shape
-    channels = out.shape[1]
+    n, channels, h, w = map(b.symbol, out.shape)
     assert isinstance(channels, int)
     tile = _tile(w, lanes)
     return TensorType((n, -(-channels // lanes), h, ceildiv(w, tile) * tile, lanes)), Loops("lanes", lanes, tile)
@@ -83,7 +82,7 @@ def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias
     if not _fills_lanes(op.channels, op.groups):
         return biased(b, out, direct(b, op, out, b.readable(around(b, x, op)), weight, WINDOWS), bias)
     lanes = _lanes(op.channels, op.groups)
-    blocks, loops = _tiled(out, lanes)
+    blocks, loops = _tiled(b, out, lanes)
     (sh, sw), (dh, dw) = op.stride, op.dilation
     image = _image(b, op, x, blocks.shape[3])
     packed = b.packed(weight, f"O{lanes}", lambda w: _blocks(w, lanes))
@@ -147,7 +146,7 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
     per_group = op.channels // op.groups
     if _fills_lanes(op.channels, op.groups):
         lanes = _lanes(op.channels, op.groups)
-        blocks, loops = _tiled(out, lanes)
+        blocks, loops = _tiled(b, out, lanes)
     else:
         lanes, blocks, loops = 1, TensorType((*out.shape, 1)), Loops("windows")
     packed = b.packed(weight, f"CO{lanes}", lambda w: _blocks(_by_output(w, op.groups), lanes))

@@ -85,7 +85,9 @@ def compile_(
     own = dict(options)
     winograd = "off" if no_winograd else None
     named = {"arch": arch, "mcpu": mcpu, "winograd": winograd, "opset": opset}
-    own |= {key: value for key, value in named.items() if value is not None}
+    for key, value in named.items():
+        if value is not None and own.setdefault(key, value) != value:
+            raise click.UsageError(f"`{key}` cannot be both `{own[key]}` and `{value}`")
     if out is None and not print_source:
         out = Path(f"{place.stem}.cnnp")
     check_writable(out)

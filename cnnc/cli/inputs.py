@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cnnc.diagnostics import error
 from cnnc.ir.dim import substitute, symbols
+from cnnc.ir.types import DType
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Port
@@ -42,7 +43,7 @@ def _array(port: Port, values: Sequence[str], dims: Mapping[str, int]) -> Array:
     if len(values) == 1 and values[0] in GENERATED and not paths[0].exists():
         return _generated(port, values[0], dims)
     if len(values) == 1 and paths[0].suffix in (".npy", ".npz"):
-        return _read(paths[0], port)
+        return _narrowed(_read(paths[0], port), port)
     return read_images(paths, port)
 
 
@@ -75,6 +76,19 @@ def _read(path: Path, port: Port) -> Array:
         if port.name not in stored and len(stored) != 1:
             raise error("E0902", f"`{path}` has no array `{port.name}`", notes=[f"it has {', '.join(sorted(stored))}"])
         return (stored[port.name] if port.name in stored else next(iter(stored.values()))).read()
+
+
+def _narrowed(array: Array, port: Port) -> Array:
+    """An array of f32 as one of 16 bits where the network takes that, as pictures are, and bf16 by its name: files of
+    NumPy's have no bf16, and hold two bytes without one."""
+    import numpy as np
+
+    from cnnc.target import numpy_dtype
+
+    wanted = numpy_dtype(port.type.dtype)
+    if array.dtype == np.dtype("V2") and port.type.dtype is DType.BF16:
+        return array.view(wanted)
+    return array.astype(wanted) if array.dtype == np.float32 and wanted.itemsize == 2 else array
 
 
 def _read_npy(path: Path) -> Array:

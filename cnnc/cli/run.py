@@ -69,8 +69,6 @@ def run(
     names = labels.read_text("utf-8", "replace").splitlines() if labels else None
     if names is not None and top is None:
         top = 5
-    if names is not None and top is None:
-        top = 5
     if _is_program(place):
         if target or source != NO_WEIGHTS or replace(settings, dims={}) != NO_SETTINGS:
             raise click.UsageError("a program is compiled already; the options that configure a model are for a FILE")

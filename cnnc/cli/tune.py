@@ -118,6 +118,9 @@ def _progress(name: str, found: Sequence[Found], left: float, most: int) -> str:
 
 
 def _print(name: str, outcome: Outcome, most: int) -> None:
+    if not outcome.found:
+        click.echo(f"{name}: no kernels to choose from: they are for convolutions of images of known size (--dim)")
+        return
     from rich import box
     from rich.table import Table
 
@@ -130,7 +133,7 @@ def _print(name: str, outcome: Outcome, most: int) -> None:
         tried, times = 0, ["", ""]
         if each.entry:
             tried, times = each.entry.tried, [f"{x * 1e3:.3f}" for x in (each.entry.before, each.entry.after)]
-        of = f"{tried} of {min(most, len(each.task.plans))}"
+        of = f"{tried} of {max(tried, min(most, len(each.task.plans)))}"
         ratio = f"{each.ratio:.2f}" if each.ratio < 1 else ""
         table.add_row(each.task.name, f"{''.join(each.task.layers[:1])}{more}", of, *times, ratio)
     print_table(table)

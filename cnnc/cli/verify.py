@@ -63,9 +63,12 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
         note(f"replaying: {reproducer.fault}")
         case, plan = reproducer.case, [reproducer.setting]
     else:
-        case, plan = case_of(load(place, settings), source), settings_of(targets or _working())
+        names = targets or _working()
+        settings_of(names)  # a wrong name is told at once
+        case, plan = case_of(load(place, settings), source), []
     with working("computing the reference in float64"):
         verification = Verification(case)
+        plan = plan or settings_of(names, lambda x: verification.check(x).unsupported is None)
     outcomes: list[Outcome] = []
     faults: list[Fault] = []
     for i, setting in enumerate(plan):

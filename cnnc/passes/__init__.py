@@ -55,13 +55,14 @@ def find(name: str) -> Pass:
 
 
 def choose(level: int, changes: str = "") -> tuple[str, ...]:
-    """The passes of a level with `changes`: names to add, and with a `-` to leave out. E0902 for unknown ones."""
+    """The passes of a level with `changes`: names to add, with a `+` or none before them, and with a `-` to leave out.
+    E0902 for unknown ones."""
     if level not in LEVELS:
         known = ", ".join(map(str, LEVELS))
         raise error("E0902", f"there is no optimisation level {level}", notes=[f"the levels: {known}"])
     chosen = set(LEVELS[level])
     for change in filter(None, (part.strip() for part in changes.split(","))):
-        name = find(change.removeprefix("-")).name
+        name = find(change[1:] if change[0] in "+-" else change).name
         if change.startswith("-"):
             chosen.discard(name)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cnnc.passes import LEVELS, PASSES
@@ -27,8 +27,9 @@ class Setting:
         return f"{self.target}, optimiser {self.optimiser}"
 
 
-def settings(targets: Iterable[str]) -> list[Setting]:
-    """Each target with the optimiser off and on; and for the first that takes optimised graphs, each pass alone.
+def settings(targets: Iterable[str], supports: Callable[[Setting], bool] = lambda setting: True) -> list[Setting]:
+    """Each target with the optimiser off and on; and for the first that takes optimised graphs, and `supports` the
+    network at all, each pass alone.
 
     What a pass makes of a graph does not depend on the target. CnncError E0602 for a target that is not installed.
     """
@@ -37,7 +38,7 @@ def settings(targets: Iterable[str]) -> list[Setting]:
         off, on = Setting(name), Setting(name, ALL)
         if not target(name).passes:
             found.append(off)
-        elif any(x.passes for x in found):
+        elif any(x.passes not in ((), ALL) for x in found) or not supports(off):
             found += [off, on]
         else:
             found += [off, *(Setting(name, (each,)) for each in PASSES), on]
