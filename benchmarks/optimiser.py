@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cnnc
 from cnnc import ops
@@ -57,7 +58,7 @@ def main() -> None:
         print(seconds(network), seconds(network))
         return
     rounds = given.rounds
-    resnet = network_of(cnnc.load("models/resnet152.cnn"))
+    resnet = network_of(cnnc.load(Path(__file__).parents[1] / "models" / "resnet152.cnn"))
     times = [seconds(resnet) for _ in range(rounds)]
     print(f"resnet152, all passes: median {statistics.median(times):.3f} s, best {min(times):.3f} s")
     pairs = [(in_a_process(1_000), in_a_process(10_000)) for _ in range(rounds)]
