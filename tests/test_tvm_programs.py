@@ -100,7 +100,7 @@ SYMBOLIC = (
     ("image", "dims"),
     [
         ("H, W", {"H": 11, "W": 18}), ("16*H, 16*W", {"H": 2, "W": 1}), ("2*H + 1, 2*W + 1", {"H": 3, "W": 5}),
-        ("H, 30", {"H": 7}),
+        ("H, 30", {"H": 7}), ("__dim0, __dim1", {"__dim0": 5, "__dim1": 6}),
     ],
 )  # fmt: skip
 def test_images_whose_sizes_are_expressions(image: str, dims: dict[str, int], target: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -63,6 +64,8 @@ class Builder:
     """A processor whose vectors images are stored for, in blocks of channels; None to store them plainly."""
     tuned: Tuned = untuned
     """What was found to compute a convolution fastest (see `candidates`)."""
+    reserved: frozenset[str] = frozenset()
+    """The symbols of the graph, whose names nothing else takes."""
     functions: dict[str, Function] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
     node: str = ""
@@ -379,9 +382,11 @@ class Builder:
             return dim
         dim = substitute(dim, self.sizes)
         names = {of: name for name, of in self.sizes.items()}
-        name = names.get(dim, f"__dim{len(names)}")
-        self.sizes[name] = dim
-        return Sym.of(name)
+        if dim not in names:
+            taken = self.reserved | self.sizes.keys()
+            names[dim] = next(name for i in count() if (name := f"__dim{i}") not in taken)
+            self.sizes[names[dim]] = dim
+        return Sym.of(names[dim])
 
     def size(self, dim: Dim) -> Expr:
         """A dim as an expression."""

@@ -84,7 +84,7 @@ def lower(
     CnncError E0601 for ops without a rule, E0999 where a rule fails.
     """
     rules.check(graph)
-    b = Builder(weights, machine, tuned)
+    b = Builder(weights, machine, tuned, graph.symbols)
     values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())
