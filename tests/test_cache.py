@@ -351,6 +351,18 @@ def test_the_command_line(cli: Cli, folder, tmp_path, monkeypatch):
     assert cnnc.load_program("m.cnnp").files() == {"content": b"4"}
 
 
+def test_compile_tells_why_it_is_not_used(cli: Cli, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("m.cnn").write_text(MODEL)
+    folder.mkdir(mode=0o755, exist_ok=True)
+    folder.chmod(0o755)
+    told = f"the compile cache {folder} is not used: others can enter it"
+    for target, flags, tells in (("slow", [], True), ("slow", ["--no-cache"], False), ("numpy", [], False)):
+        result = cli("compile", "m.cnn", "-t", target, "--seed", "0", "-o", "m.cnnp", *flags)
+        assert result.exit_code == 0
+        assert (told in result.stderr) == tells
+
+
 def test_doctor_tells_where_it_is_and_how_large(cli: Cli, folder, monkeypatch):
     compile()
     size = entry(folder).stat().st_size

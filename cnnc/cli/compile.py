@@ -31,7 +31,7 @@ from cnnc.diagnostics import error
 
 if TYPE_CHECKING:
     from cnnc.passes import Network, Pass
-    from cnnc.target import Program
+    from cnnc.target import Program, Target
 
 
 class TargetName(click.ParamType[str]):
@@ -131,12 +131,23 @@ def build(
         raise click.UsageError(f"`{wrong[0]}` is not an option of a target")
     graph = load(place, settings)
     weights = weights_for(graph, source)
+    if cache:
+        _tell_of_unused_cache(found, options or {})
     after = graphs_into(dump_ir) if dump_ir else None
     with working(f"compiling {graph.name} for {target}"), told_already():
         return cnnc.compile(
             graph, target, weights, optimise=chosen.optimise, passes=chosen.passes, after=after, cache=cache,
             **dict(options or {}),
         )  # fmt: skip
+
+
+def _tell_of_unused_cache(target: Target, options: Mapping[str, str]) -> None:
+    """Say why a target's programs are compiled anew each time, where that is so."""
+    from cnnc.cache import chosen
+
+    kept = chosen()
+    if kept and (why := kept.refusal()) and target.toolchain(options) is not None:
+        note(f"note: the compile cache {kept.folder} is not used: {why}")
 
 
 def graphs_into(folder: Path) -> Callable[[Pass, Network], None]:

@@ -55,7 +55,7 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
     from cnnc.verification import Reproducer, Verification
     from cnnc.verification import settings as settings_of
 
-    replaying = Path(place.path).is_dir()
+    replaying, names = Path(place.path).is_dir(), targets or []
     if replaying:
         if targets or source != NO_WEIGHTS or settings != NO_SETTINGS:
             raise click.UsageError("a reproducer says all that is needed; the options are for a FILE")
@@ -63,7 +63,7 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
         note(f"replaying: {reproducer.fault}")
         case, plan = reproducer.case, [reproducer.setting]
     else:
-        names = targets or _working()
+        names = names or _working()
         settings_of(names)  # a wrong name is told at once
         case, plan = case_of(load(place, settings), source), []
     with working("computing the reference in float64"):
