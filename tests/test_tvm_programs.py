@@ -78,6 +78,16 @@ def test_sixteen_bits(target: str, dtype: str) -> None:
     assert_agree(graph, weights, inputs, compiled(target, graph, weights)(**inputs))
 
 
+@pytest.mark.parametrize("width", [8, 9, 17])
+def test_sums_of_bf16_are_not_lost(width: int) -> None:
+    """With rows of 9 the first place of each was, where the sum was written over its operand."""
+    graph = cnnc.load(
+        f"model M {{ input x: bf16[N, 5, 9, {width}]\n output y\n y = add {{ x -> conv(5, 3, pad=1) | x }} -> relu }}"
+    )
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2)
+    assert_agree(graph, weights, inputs, CpuTarget().compile(graph, weights)(**inputs))
+
+
 def test_a_symbolic_image_stays_symbolic() -> None:
     graph = cnnc.load(RESIDUAL.replace("DTYPE", "f32").replace("H=12", "H").replace("W=10", "W"))
     weights = random_weights(graph)
