@@ -98,7 +98,7 @@ def overwritable(function: Function) -> tuple[int, ...]:
     body = function.body
     *operands, result = (x for x in body.params if isinstance(x.ty, tirx.BufferType))
     if function.loops.reduces and str(result.ty.dtype) == STORED[DType.BF16]:
-        return ()  # the first of a row of 9 would be wrong with AVX-512, of other rows not: code generation is suspected
+        return ()  # the first of a row of 9 would be wrong with AVX-512: code generation is suspected
     reads: Counter[Any] = Counter()
     same: Counter[Any] = Counter()
 
