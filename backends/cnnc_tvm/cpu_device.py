@@ -32,11 +32,12 @@ class CpuDevice:
             file.flush()
             try:
                 self._library = self._ffi.load_module(os.fspath(file.name))
-            except Exception as e:
+            except RuntimeError as e:  # what TVM makes of the loader's words
                 reason = str(e).strip().rpartition(f"{file.name}: ")[2]
                 raise error(
-                    "E0626", f"this machine cannot load the code of the program: {reason}", help="compile it here"
-                ) from e
+                    "E0626", f"this machine cannot load the code of the program: {reason}",
+                    help="compile it here; where temporary files may not be executed, TMPDIR=DIR puts them elsewhere",
+                ) from e  # fmt: skip
         self._view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
 
     def memory(self, size: int) -> Array:
