@@ -18,11 +18,10 @@ import tvm_ffi
 from tvm import te, tirx
 
 from cnnc import memory
-from cnnc.ir.types import DType
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.plan import Part, Plan, Step, part_names
 from cnnc_tvm.plan import Tensor as PlanTensor
-from cnnc_tvm.tensor import STORED, Function, Tensor
+from cnnc_tvm.tensor import Function, Tensor
 
 
 def place(b: Builder, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> tuple[dict[str, Function], Plan]:
@@ -97,8 +96,6 @@ def overwritable(function: Function) -> tuple[int, ...]:
         return ()
     body = function.body
     *operands, result = (x for x in body.params if isinstance(x.ty, tirx.BufferType))
-    if function.loops.reduces and str(result.ty.dtype) == STORED[DType.BF16]:
-        return ()  # the first of a row of 9 would be wrong with AVX-512: code generation is suspected
     reads: Counter[Any] = Counter()
     same: Counter[Any] = Counter()
 
