@@ -75,6 +75,9 @@ def test_dump_ir_writes_the_graph_after_each_pass(cli: Cli) -> None:
     files = sorted(Path("steps").iterdir())
     assert [x.name for x in files] == [f"{i:02}_{name}.ir" for i, name in enumerate(LEVELS[3], start=1)]
     assert len(from_text(files[-1].read_text()).nodes) < len(from_text(files[0].read_text()).nodes)
+    Path("steps/01_notes.ir").write_text("of somebody else")
+    assert cli("compile", "net.cnn", "-t", "numpy", "-O1", "--dump-ir", "steps", "--seed", "0").exit_code == 0
+    assert len(list(Path("steps").iterdir())) == len(LEVELS[1]) + 1
 
 
 def test_explain_fusion(cli: Cli) -> None:

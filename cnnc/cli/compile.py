@@ -151,11 +151,16 @@ def _tell_of_unused_cache(target: Target, options: Mapping[str, str]) -> None:
 
 
 def graphs_into(folder: Path) -> Callable[[Pass, Network], None]:
-    """Writes the graph after each pass, as text, to a file of `folder` numbered in their order."""
+    """Writes the graph after each pass, as text, to a file of `folder` numbered in their order, in place of those of an
+    earlier run."""
     from cnnc.files import replacing
     from cnnc.ir.text import to_text
+    from cnnc.passes import PASSES
 
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("[0-9][0-9]_*.ir"):
+        if earlier.stem[3:] in PASSES:
+            earlier.unlink()
     count = itertools.count(1)
 
     def write(each: Pass, network: Network) -> None:
