@@ -45,22 +45,27 @@ Write = Callable[[Any, Any, Any, Any], None]
 """Emits a kernel for x, the packed weights, what the epilogue reads and the result."""
 
 
-def run(write: Write, shape: ConvShape, lanes: int, x: Array, weight: Array, other: Array) -> Array:
-    """The result [N, K, H', W'] of the kernel on these arrays, as it reads them."""
+def run(
+    write: Write, shape: ConvShape, lanes: int, x: Array, weight: Array, other: Array, target: Any = None
+) -> Array:  # fmt: skip
+    """The result [N, K, H', W'] of the kernel on these arrays, as it reads them, compiled for this processor or for a
+    target of TVM's."""
     out = (-(-shape.filters // lanes), *shape.out, lanes)
     batch = () if other.ndim == 1 else (shape.batch,)
     shapes: list[Any] = [(shape.batch, *x.shape[1:]), weight.shape, (*batch, *other.shape[len(batch) :])]
     with IRBuilder() as made, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        buffers = [T.buffer(size, "float32", layout=None) for size in (*shapes, (shape.batch, *out))]
+        dtypes = ["float32", weight.dtype.name, "float32", "float32"]
+        sizes = (*shapes, (shape.batch, *out))
+        buffers = [T.buffer(size, dtype, layout=None) for size, dtype in zip(sizes, dtypes, strict=True)]
         write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
     function = made.get()
     dims = () if isinstance(shape.batch, int) else (len(x),)
     if dims:
         function = tirx.PrimFunc([*function.params, shape.batch], function.body, function.ret_type, function.attrs)
     with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.disable_assert": True}):
-        target = tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
+        target = target or tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
         compiled = tvm.tirx.build(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target)["main"]
     result = np.full((len(x), *out), np.nan, np.float32)
     arrays = [_guarded(array) for array in (x, weight, other, result)]

@@ -79,7 +79,7 @@ class CpuTarget(Target):
         processor = machine(cpu, winograd=_switch("winograd", options), linear=_element("linear", options))
         lowered = lower(graph, weights, CPU, processor, Choices(store, processor, cpu) if store else untuned)
         library, text = build(lowered.functions, cpu)
-        code = {LIBRARY: library, INSTRUCTIONS: stated(needs(cpu))}
+        code = {LIBRARY: library, INSTRUCTIONS: stated(sorted({*needs(cpu), *lowered.instructions}))}
         return self._program(ports(graph), lowered.plan, lowered.weights, code, text)
 
     def peaks(self) -> Peaks:
@@ -118,11 +118,12 @@ class CpuTarget(Target):
         code: Mapping[str, bytes], text: Callable[[], str],
     ) -> TvmProgram:  # fmt: skip
         from cnnc_tvm.cpu_device import CpuDevice
-        from cnnc_tvm.instructions import check
+        from cnnc_tvm.instructions import allow, check
         from cnnc_tvm.runtime import TvmProgram
 
         def device() -> CpuDevice:
             check(code[INSTRUCTIONS])
+            allow(code[INSTRUCTIONS])
             return CpuDevice(code[LIBRARY])
 
         return TvmProgram(self.name, *ports, plan, weights, code, text, device)

@@ -10,7 +10,7 @@ from tvm.target import codegen
 
 from cnnc.diagnostics import error
 from cnnc.ir.types import DType
-from cnnc_tvm.conv_shape import Machine
+from cnnc_tvm.conv_shape import AMX, DOT, Machine
 from cnnc_tvm.ffi import cores
 from cnnc_tvm.instructions import lacking, needed
 from cnnc_tvm.linker import find_linker, link
@@ -51,9 +51,19 @@ def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
     target = _target(mcpu)
     count = cores()
     if codegen.target_has_features("avx512f", target):
-        return Machine(lanes=16, registers=32, cores=count, winograd=winograd, linear=linear)
+        return Machine(16, 32, cores=count, winograd=winograd, linear=linear, pairs=_pairs(mcpu))
     lanes = 8 if codegen.target_has_features("avx2", target) else 4
     return Machine(lanes=lanes, registers=16, cores=count, winograd=winograd, linear=linear)
+
+
+def _pairs(mcpu: str) -> str:
+    """The instructions that are the fastest for bf16. Of AVX-512's Intel has one unit, for two of f32: AMD alone gains.
+    What is native may lack AMX all the same: virtual machines hide it."""
+    cpu = _cpu(mcpu)
+    features = _features(cpu)
+    if {"amx-tile", "amx-bf16"} <= features and (mcpu != "native" or not lacking(["amx_tile", "amx_bf16"])):
+        return AMX
+    return DOT if "avx512bf16" in features and cpu.startswith("znver") else ""
 
 
 def needs(mcpu: str) -> list[str]:

@@ -64,6 +64,8 @@ class Builder:
     """A processor whose vectors images are stored for, in blocks of channels; None to store them plainly."""
     tuned: Tuned = untuned
     """What was found to compute a convolution fastest (see `candidates`)."""
+    instructions: set[str] = field(default_factory=set)
+    """What kernels need that LLVM does not choose by itself, by Linux's names."""
     reserved: frozenset[str] = frozenset()
     """The symbols of the graph, whose names nothing else takes."""
     functions: dict[str, Function] = field(default_factory=dict)

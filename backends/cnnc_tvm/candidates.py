@@ -47,6 +47,7 @@ def plans(convolution: Convolution, machine: Machine) -> list[Plan]:
     """Those there are: first the one that is chosen without measuring, then those that are expected to be fast, of
     different tiles rather than of one."""
     shape, plain = convolution.shape, convolution.plain
+    machine = replace(machine, pairs="")  # kernels of bf16 are not measured
     own = choose(shape, machine, plain=plain)
     if own is None:
         return []
@@ -90,7 +91,7 @@ def data(plan: Plan) -> Data:
 def surroundings(machine: Machine, cpu: str) -> About:
     """What decides, beside the convolution, which plan is fastest; `cpu` is as the option `mcpu` has it."""
     return {
-        "machine": asdict(replace(machine, linear=DType.F32)),  # which matters to no convolution
+        "machine": asdict(replace(machine, linear=DType.F32, pairs="")),  # which matter to no kernel of f32
         "processor": toolchain.machine() if cpu == "native" else f"{cpu}, {threads()} threads",
         "tvm": toolchain.tvm(),
         "generators": [code(f"cnnc_tvm.{name}") for name in _GENERATORS],

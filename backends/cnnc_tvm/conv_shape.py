@@ -56,6 +56,10 @@ class ConvShape:
         return (h + top + bottom - p) // self.stride[0] + 1, (w + left + right - q) // self.stride[1] + 1
 
 
+AMX, DOT = "amx", "dot"
+"""Instructions that add products of pairs of bf16: of tiles, or of vectors."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a kernel's tile sizes depend on."""
@@ -73,3 +77,5 @@ class Machine:
     """Whether convolutions may be computed by Winograd's algorithm, which rounds more."""
     linear: DType = DType.F32
     """What the weights of fully connected layers in f32 are stored as."""
+    pairs: str = ""
+    """The instructions for convolutions of bf16, AMX or DOT; none where those of f32 are as fast."""

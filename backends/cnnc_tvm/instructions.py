@@ -3,7 +3,9 @@ a look, the operating system would end the process. TVM is not imported."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import platform
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -30,6 +32,10 @@ _FLAGS: Final = {
 }  # fmt: skip
 """What LLVM calls the instructions that it chooses by itself, and what Linux calls them."""
 
+_ARCH_PRCTL: Final = 158
+_REQUEST_PERMISSION, _TILES = 0x1023, 18
+"""The call of Linux on x86-64 that asks for a part of the processor's state, and the number of AMX's (asm/prctl.h)."""
+
 
 def cpuinfo(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
     """What Linux says of the first processor, by the names it has for it; nothing on other systems."""
@@ -52,6 +58,20 @@ def lacking(needs: Collection[str]) -> list[str]:
 def stated(needs: Collection[str]) -> bytes:
     """The needs of code that was made on this machine, as artifacts have them."""
     return json.dumps({"machine": platform.machine(), "instructions": list(needs)}).encode()
+
+
+def allow(statement: bytes) -> None:
+    """Ask the system for what it grants on request alone: the tiles of AMX, for all threads of this process.
+    CnncError E0626 where it refuses."""
+    if "amx_tile" not in json.loads(statement)["instructions"] or lacking(["amx_tile"]):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILES):
+        reason = os.strerror(ctypes.get_errno())
+        raise error(
+            "E0626", f"the system does not let programs use AMX, which this one needs: {reason}",
+            help="compile it with `--mcpu` for a processor without AMX",
+        )  # fmt: skip
 
 
 def check(statement: bytes) -> None:

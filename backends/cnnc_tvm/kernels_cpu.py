@@ -12,17 +12,20 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
+from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
 from cnnc_tvm.builder import Builder, Tuned, untuned
-from cnnc_tvm.conv_shape import ConvShape, Machine, as_they_are
+from cnnc_tvm.conv_shape import AMX, DOT, ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan
+Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan | conv_bf16.Plan
 """The sizes a kernel is generated with; its class says by which generator."""
+
+_NEEDS = {AMX: ("amx_bf16", "amx_tile"), DOT: ("avx512_bf16",)}
+"""What Linux calls the instructions of the kernels of bf16."""
 
 FEW, MANY = 1, 8
 """The batches that kernels for a batch of any size are chosen for."""
@@ -71,10 +74,13 @@ class _Part:
     def packed(self, b: Builder, weight: Tensor, plan: Plan) -> Tensor:
         """The weights as a kernel reads them."""
         layout = plan.layout if self.phase is None else f"{plan.layout} of {self.phase.kernel}"
-        return b.packed(weight, layout, lambda w: self._pack(plan, w.astype(np.float32, copy=False)))
+        return b.packed(weight, layout, lambda w: self._pack(plan, w))
 
     def _pack(self, plan: Plan, weight: Array) -> Array:
         weight = self.phase.weights(weight) if self.phase else weight
+        if isinstance(plan, conv_bf16.Plan):
+            return conv_bf16.pack(weight)
+        weight = weight.astype(np.float32, copy=False)
         match plan:
             case conv_direct.Plan():
                 return conv_direct.pack(weight, plan, self.shape.groups)
@@ -92,6 +98,8 @@ class _Part:
                 conv_winograd.write(self.shape, plan, finish, x, w, y)
             case conv_depthwise.Plan():
                 conv_depthwise.write(self.shape, plan, finish, x, w, y)
+            case conv_bf16.Plan():
+                conv_bf16.write(self.shape, plan, finish, x, w, y)
 
 
 def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Sequence[_Part]) -> Tensor | None:
@@ -100,15 +108,17 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
     plain, few_channels = b.memory(x.type) is None, b.memory(out) is None
     if few_channels and (plain or not _one_block(out, b.lanes) or parts[0].shape.groups > 1):
         return None
-    direct = replace(b.machine, winograd=False)
+    machine = b.machine if weight.type.dtype is DType.BF16 else replace(b.machine, pairs="")
+    direct = replace(machine, winograd=False, pairs="")
     plans = [
         best_plans(part.shape, direct, untuned, plain=plain)
         if few_channels or part.sparse  # which only that can write; tuned plans may be others
-        else best_plans(part.shape, b.machine, b.tuned, plain=plain)
+        else best_plans(part.shape, machine, b.tuned, plain=plain)
         for part in parts
     ]
     if not all(plans):
         return None
+    b.instructions.update(*(_NEEDS[plan.engine] for plan in chain(*plans) if isinstance(plan, conv_bf16.Plan)))
     image, first = (b.plain(as_f32(b, x)), 0) if plain else b.image(x)
     packed = [[part.packed(b, weight, plan) for plan in own] for part, own in zip(parts, plans, strict=True)]
     operands = tuple(dict.fromkeys(chain.from_iterable(packed)))
@@ -152,10 +162,15 @@ def best_plans(shape: ConvShape, machine: Machine, tuned: Tuned, *, plain: bool)
     and one would be slow for either."""
     shapes = [shape] if isinstance(shape.batch, int) else [replace(shape, batch=batch) for batch in (FEW, MANY)]
     own = [plan for each in shapes if (plan := choose(each, machine, plain=plain))]
-    best = [tuned(each, plain) or plan for each, plan in zip(shapes, own, strict=False)]
+    best = [_measured(plan, tuned, each, plain) or plan for each, plan in zip(shapes, own, strict=False)]
     if len(best) == 2 and best == own and (shared := _shared(shapes, own, machine, plain)):
         return [shared]
     return list(dict.fromkeys(best))
+
+
+def _measured(plan: Plan, tuned: Tuned, shape: ConvShape, plain: bool) -> Plan | None:
+    """The plan that is to be taken instead: those of bf16 are not measured."""
+    return None if isinstance(plan, conv_bf16.Plan) else tuned(shape, plain)
 
 
 def _shared(shapes: list[ConvShape], plans: list[Plan], machine: Machine, plain: bool) -> Plan | None:
@@ -168,6 +183,8 @@ def _shared(shapes: list[ConvShape], plans: list[Plan], machine: Machine, plain:
         model, others = conv_direct, list[Plan](conv_direct.plans(shapes[1], machine, plain=plain))
     elif isinstance(few, conv_winograd_plan.Plan) and isinstance(many, conv_winograd_plan.Plan):
         model, others = conv_winograd_plan, list[Plan](conv_winograd_plan.plans(shapes[1], machine))
+    elif isinstance(few, conv_bf16.Plan) and isinstance(many, conv_bf16.Plan):
+        model, others = conv_bf16, list[Plan](conv_bf16.plans(shapes[1], machine))
     else:
         return None
     least = [model.cycles(shape, machine, plan) for shape, plan in zip(shapes, plans, strict=True)]
@@ -197,6 +214,14 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
     groups, lanes = shape.groups, machine.lanes
     if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
         return conv_depthwise.choose(shape, machine) if conv_depthwise.takes(shape, lanes) and not plain else None
-    transformed = conv_winograd_plan.choose(shape, machine) if machine.winograd and not plain else None
-    return transformed or conv_direct.choose(shape, machine, plain=plain)
-
+    if machine.winograd and not plain and (transformed := conv_winograd_plan.choose(shape, machine)):
+        best: Plan = transformed
+        least = conv_winograd_plan.cycles(shape, machine, transformed)
+    else:
+        best = direct = conv_direct.choose(shape, machine, plain=plain)
+        least = conv_direct.cycles(shape, machine, direct)
+    if machine.pairs and not plain and conv_bf16.takes(shape):
+        pairs = conv_bf16.choose(shape, machine)
+        if conv_bf16.cycles(shape, machine, pairs) < least:
+            return pairs
+    return best

@@ -74,6 +74,8 @@ class Lowered:
     functions: dict[str, Function]
     plan: Plan
     weights: dict[str, Array]
+    instructions: frozenset[str]
+    """What kernels need that LLVM does not choose by itself, by Linux's names."""
 
 
 def lower(
@@ -84,7 +86,7 @@ def lower(
     CnncError E0601 for ops without a rule, E0999 where a rule fails.
     """
     rules.check(graph)
-    b = Builder(weights, machine, tuned, graph.symbols)
+    b = Builder(weights, machine, tuned, reserved=graph.symbols)
     values: dict[Value, Tensor] = {x: b.input(x.type) for x in graph.inputs}
     inputs = {x.name: values[x] for x in graph.inputs}
     wanted = set(graph.outputs.values())
@@ -110,7 +112,7 @@ def lower(
     constants = {name: array for name, array in b.constants.items() if name in used}
     # The program reads its constants where they lie: what was not rearranged is the caller's, who may change it.
     own = {name: array.copy() if array is weights.get(name) else array for name, array in constants.items()}
-    return Lowered(functions, plan, own)
+    return Lowered(functions, plan, own, frozenset(b.instructions))
 
 
 def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
