@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,17 @@ from tvm import te
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
-from cnnc_tvm.conv_tiles import Tile, prefetch, rows_inside, store, tiles, zero
+from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
+from cnnc_tvm.prefetch import images_read, prefetch
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-_AHEAD = 32
+_AHEAD = 16
 """Channels between the weights that are multiplied and those fetched into the first cache."""
+_BLOCKS_AHEAD = 2
+"""Blocks of channels between the inputs that are multiplied and those fetched."""
 
 
 @dataclass(frozen=True)
@@ -215,16 +219,37 @@ class _Kernel:
         for place in places:
             for total in sums[place]:
                 zero(total, self.plan.lanes)
+        start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
         with T.serial(self.deep) as block:
+            self.fetch(n, start, i, j, block, rows, tile.columns, blocks)
             for first, count, inside in self.spans(i, rows):
                 with T.serial(count) as r:
                     self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
-        start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
         done = {(u, m, k): total for (u, m), column in sums.items() for k, total in enumerate(column)}
         store(
             self.original, self.plan.lanes, self.finish, done, self.out,
             n, start, lambda u, m: self.placed(*self.place(i + u, j + m)),
         )  # fmt: skip
+
+    def fetch(self, n: Expr, start: Expr, i: Expr, j: Expr, block: Expr, rows: int, columns: int, blocks: int) -> None:
+        """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block."""
+        if len(self.out.shape) == 4:
+            return
+        count = -(-columns // self.deep)
+
+        def places() -> None:
+            with T.serial(count) as k:
+                for u, b in product(range(rows), range(blocks)):
+                    y, x = self.placed(*self.place(i + u, j + (block * count + k)))
+                    for image, index in images_read(self.finish, n, start + b, y, x):
+                        prefetch(image, *index)
+                    prefetch(self.out, n, start + b, y, x, 0, write=True)
+
+        if self.deep * count == columns:
+            places()
+            return
+        with T.If(block * count < columns), T.Then():
+            places()
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
         """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""
@@ -257,11 +282,14 @@ class _Kernel:
         depth = te.min(plan.depth, self.shape.channels - block * plan.depth) if left_over else plan.depth
         for first, last, columns in tile.runs:
             places = [(u, m) for u in rows for m in columns]
-            if self.shape.kernel == (1, 1):  # of larger windows most inputs have been read already
-                for u, m in places:
-                    prefetch(self.x, *index(u, m, 0, channels + 1, 0))
+            ahead = min(_BLOCKS_AHEAD, self.deep)
+            over = T.bind((block + ahead) // self.deep)  # past the last block are the next tile's inputs
+            later, beside = T.bind(channels + ahead - over * self.deep), T.bind(over * len(columns))
             with T.serial(last - first) as q, T.serial(depth) as c:
                 s = first + q
+                if self.shape.kernel == (1, 1) and plan.depth > 1:  # of larger windows most have been read already
+                    for u, m in product(rows, range(0, len(columns), plan.depth)):
+                        prefetch(self.x, *index(u, c + (m + beside), 0, later, 0))
                 for k in range(blocks):
                     prefetch(self.w, group, block, r, s, c, (k + _AHEAD * plan.blocks) * plan.lanes)
                 vectors = [T.ramp(k * plan.lanes, 1, plan.lanes) for k in range(blocks)]

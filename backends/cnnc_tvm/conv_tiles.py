@@ -130,9 +130,3 @@ def _functions(finish: Finish) -> set[str]:
     call = (tvm.ir.Call, lambda x: names.add(x.op.name))
     tvm_ffi.structural_walk(finish(value, index, index, index, index, index), call)
     return names
-
-
-def prefetch(buffer: Any, *index: Expr, cache: int = 1) -> None:
-    """Have a line of memory fetched into the first cache, or the second; it need not exist."""
-    read, locality, data = (tirx.const(x, "int32") for x in (0, 4 - cache, 1))
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[index]), read, locality, data))

@@ -19,8 +19,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.conv_tiles import prefetch
 from cnnc_tvm.conv_winograd_plan import Plan
+from cnnc_tvm.prefetch import prefetch
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class _Kernel:
                 prefetch(w, panel, c + _AHEAD, q * lanes)
             line = tirx.indexdiv((number * channels + c) * len(columns), passes)  # each pass fetches its part
             for q in range(-(-len(columns) // passes)):
-                prefetch(w, panel + 1, 0, (line + q) * lanes, cache=2)
+                prefetch(w, panel + 1, 0, (line + q) * lanes, level=2)
             for r, row in enumerate(held):
                 for q in columns:
                     with T.vectorized(lanes) as lane:

@@ -16,7 +16,8 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc.ir.types import DType
 from cnnc_tvm.conv_shape import Machine
-from cnnc_tvm.conv_tiles import prefetch, zero
+from cnnc_tvm.conv_tiles import zero
+from cnnc_tvm.prefetch import prefetch
 from cnnc_tvm.tensor import Expr, loaded
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from cnnc import memory
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.plan import Part, Plan, Step, part_names
 from cnnc_tvm.plan import Tensor as PlanTensor
+from cnnc_tvm.prefetch import prefetched
 from cnnc_tvm.tensor import Function, Tensor
 
 
@@ -107,6 +108,7 @@ def overwritable(function: Function) -> tuple[int, ...]:
         tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, read))
 
     tvm_ffi.structural_walk(body.body, (tvm.ir.TensorLoad, lambda load: reads.update([load.source])))
+    reads.subtract(prefetched(body.body))
     tvm_ffi.structural_walk(body.body, (tirx.BufferStore, visit))
     if reads[result] and (function.loops.kind == "kernel" or reads[result] != same[result]):
         return ()
