@@ -282,14 +282,16 @@ class _Kernel:
         depth = te.min(plan.depth, self.shape.channels - block * plan.depth) if left_over else plan.depth
         for first, last, columns in tile.runs:
             places = [(u, m) for u in rows for m in columns]
-            ahead = min(_BLOCKS_AHEAD, self.deep)
+            ahead = min(_BLOCKS_AHEAD if self.shape.kernel == (1, 1) else 1, self.deep)
             over = T.bind((block + ahead) // self.deep)  # past the last block are the next tile's inputs
-            later, beside = T.bind(channels + ahead - over * self.deep), T.bind(over * len(columns))
+            later, start = T.bind(channels + ahead - over * self.deep), T.bind(j + (columns[0] + over * len(columns)))
             with T.serial(last - first) as q, T.serial(depth) as c:
                 s = first + q
-                if self.shape.kernel == (1, 1) and plan.depth > 1:  # of larger windows most have been read already
-                    for u, m in product(rows, range(0, len(columns), plan.depth)):
-                        prefetch(self.x, *index(u, c + (m + beside), 0, later, 0))
+                if plan.depth > 1:
+                    turn = s * plan.depth + c
+                    for u, place in product(rows, self.lines(turn, len(columns))):
+                        at = self.place((i + u) * sh - top + r * dh, start * sw - left + place)
+                        prefetch(self.x, n, later, *at, 0)
                 for k in range(blocks):
                     prefetch(self.w, group, block, r, s, c, (k + _AHEAD * plan.blocks) * plan.lanes)
                 vectors = [T.ramp(k * plan.lanes, 1, plan.lanes) for k in range(blocks)]
@@ -298,6 +300,16 @@ class _Kernel:
                     value = T.bind(T.broadcast(self.x[index(u, m, s, channels, c)], plan.lanes))
                     for total, weight in zip(sums[u, m], weights, strict=True):
                         T.buffer_store(total, total[self.vector] + value * weight, [self.vector])
+
+    def lines(self, turn: Expr, columns: int) -> list[Expr]:
+        """Which of the places that a row of a tile meets are to be fetched, from its first, with each channel of a row
+        of the window, of which this is number `turn`."""
+        wide, stride, depth = self.shape.kernel[1], self.shape.stride[1], self.plan.depth
+        if wide == 1:
+            turn = turn % min(depth, 1 << (columns - 1).bit_length())  # some more, but no choice in the inner loop
+            return [(turn + first) * stride for first in range(0, columns, depth)]
+        count = (columns - 1) * stride + self.shape.span[1]
+        return [te.min(turn + first, count - 1) for first in range(0, count, wide * depth)]
 
     def place(self, i: Expr, j: Expr) -> tuple[Expr, Expr]:
         """A row and a column of the image from those of the walk."""
