@@ -41,7 +41,7 @@ class Peaks:
     """What a machine does at best, in a second."""
 
     flops: float
-    """Floating-point operations: a product that is added counts as two."""
+    """Floating-point operations in f32: a product that is added counts as two. Kernels of bf16 may do more."""
     bandwidth: float
     """Bytes read from memory and written to it, as much of one as of the other."""
 

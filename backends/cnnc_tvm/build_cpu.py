@@ -12,7 +12,7 @@ from cnnc.diagnostics import error
 from cnnc.ir.types import DType
 from cnnc_tvm.conv_shape import AMX, DOT, Machine
 from cnnc_tvm.ffi import cores
-from cnnc_tvm.instructions import lacking, needed
+from cnnc_tvm.instructions import lacking, needed, tiles_granted
 from cnnc_tvm.linker import find_linker, link
 from cnnc_tvm.lower import first_line
 from cnnc_tvm.placing import placed
@@ -46,22 +46,22 @@ def build(functions: Mapping[str, Function], mcpu: str) -> tuple[bytes, Callable
     return link(linker, module.write_to_file), lambda: str(module.inspect_source("ll"))
 
 
-def machine(mcpu: str, *, winograd: bool, linear: DType = DType.F32) -> Machine:
+def machine(mcpu: str, *, winograd: bool, bf16: bool = True, linear: DType = DType.F32) -> Machine:
     """The vectors of a CPU, the cores of this one, and what may be done. CnncError E0622 for an unknown CPU."""
     target = _target(mcpu)
     count = cores()
     if codegen.target_has_features("avx512f", target):
-        return Machine(16, 32, cores=count, winograd=winograd, linear=linear, pairs=_pairs(mcpu))
+        return Machine(16, 32, cores=count, winograd=winograd, linear=linear, pairs=_pairs(mcpu) if bf16 else "")
     lanes = 8 if codegen.target_has_features("avx2", target) else 4
     return Machine(lanes=lanes, registers=16, cores=count, winograd=winograd, linear=linear)
 
 
 def _pairs(mcpu: str) -> str:
-    """The instructions that are the fastest for bf16. Of AVX-512's Intel has one unit, for two of f32: AMD alone gains.
-    What is native may lack AMX all the same: virtual machines hide it."""
+    """The instructions that are the fastest for bf16. AVX-512's are so on AMD alone: processors of Intel begin one of
+    them in a cycle, and two of f32, which do half as much each. A system may not grant AMX to what is native."""
     cpu = _cpu(mcpu)
     features = _features(cpu)
-    if {"amx-tile", "amx-bf16"} <= features and (mcpu != "native" or not lacking(["amx_tile", "amx_bf16"])):
+    if {"amx-tile", "amx-bf16"} <= features and (mcpu != "native" or tiles_granted()):
         return AMX
     return DOT if "avx512bf16" in features and cpu.startswith("znver") else ""
 

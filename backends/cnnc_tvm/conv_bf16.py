@@ -5,6 +5,9 @@ A task first copies the rows of the image that it reads: as bf16, with their pad
 the other, and apart what a stride skips. The inputs that neighbouring places of the result meet at one place of the
 window lie one after the other there, from row to row as well. So the places computed at a time need not end with the
 rows: those between the end of a row and the beginning of the next are computed too, and not stored.
+
+Both kinds of instructions take denormal numbers for zeros, and the padding is multiplied: a weight that is infinite
+makes NaN at the border, where direct convolution leaves it out.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Plan:
 
 
 def takes(shape: ConvShape) -> bool:
-    """Whether it has one group, and enough channels and filters to fill half of what is multiplied."""
+    """Whether it has one group, enough channels and filters to fill half of what is multiplied, and a window for which
+    code need not be long."""
     fills = shape.channels >= _DEPTH // 2 and shape.filters >= LANES
     return shape.groups == 1 and fills and prod(shape.kernel) <= _UNROLLED
 
@@ -79,7 +83,7 @@ def plans(shape: ConvShape, machine: Machine) -> Iterator[Plan]:
 
 
 def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
-    """Those of the busiest core, counted from the instructions and the bytes that come from beyond the second cache.
+    """Those of the busiest core, counted from the instructions and the bytes of the weights.
 
     It takes 16 cycles to multiply tiles, as Intel says, and half of one to multiply vectors, as the models of f32 have
     it. Nothing was measured: no machine with these instructions was at hand.
@@ -88,10 +92,12 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     depth = -(-shape.channels // _DEPTH) * prod(shape.kernel)
     tasks = int(shape.batch) * -(-shape.out[0] // plan.chunk) * -(-_panels(shape) // plan.panels)
     step = 16 if plan.engine == AMX else _DEPTH // 2 * max(plan.places / 2, (plan.places + 1) / 3)
+    places = -(-shape.channels // _DEPTH) * len(walk.phases) * walk.length(plan.chunk, plan.places)  # of the copy
+    if 2 * _DEPTH * places > machine.l2 / 2:
+        step *= 2  # inputs come from beyond the second cache for each panel
     products: float = walk.count(plan.chunk, plan.places) * _PANEL * (depth * step + 16 * plan.places)
-    copies = 4 * -(-shape.channels // _DEPTH) * len(walk.phases) * walk.length(plan.chunk, plan.places)
     weights = 2 * _DEPTH * _PANEL * LANES * depth / 16
-    return -(-tasks // machine.cores) * (plan.panels * (products + weights) + copies + 500)
+    return -(-tasks // machine.cores) * (plan.panels * (products + weights) + 4 * places + 500)
 
 
 def pack(weight: Array) -> Array:
@@ -221,23 +227,23 @@ class _Kernel:
                 for half in range(_DEPTH // LANES):
                     block = T.bind(deep * (_DEPTH // LANES) + half)
 
-                    def copy(
-                        first: int, last: int, *, inside: bool,
+                    def columns(
+                        begin: int, end: int, *, inside: bool,
                         phase: int = phase, i: Expr = i, s: int = s, half: int = half, block: Expr = block,
                     ) -> None:  # fmt: skip
-                        with T.serial(last - first) as k, T.vectorized(LANES) as lane:
-                            j = (first + k) * sw + (s - left)
+                        with T.serial(end - begin) as k, T.vectorized(LANES) as lane:
+                            j = (begin + k) * sw + (s - left)
                             bits = self.bits(n, block, i, j, lane) if inside else tirx.const(0, "uint16")
-                            place = row * walk.pitch + (first + k)
+                            place = row * walk.pitch + (begin + k)
                             T.buffer_store(self.copy, bits, [deep, phase, place, half * LANES + lane])
 
                     with T.If(tirx.all(i >= 0, i < height, block < -(-self.shape.channels // LANES))):
                         with T.Then():
-                            copy(0, begin, inside=False)
-                            copy(begin, end, inside=True)
-                            copy(end, walk.pitch, inside=False)
+                            columns(0, begin, inside=False)
+                            columns(begin, end, inside=True)
+                            columns(end, walk.pitch, inside=False)
                         with T.Else():
-                            copy(0, walk.pitch, inside=False)
+                            columns(0, walk.pitch, inside=False)
 
     def bits(self, n: Expr, block: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
         """An input in bf16; 0 past the last channel, where a slice has what is beside it."""

@@ -282,9 +282,7 @@ class _Kernel:
         depth = te.min(plan.depth, self.shape.channels - block * plan.depth) if left_over else plan.depth
         for first, last, columns in tile.runs:
             places = [(u, m) for u in rows for m in columns]
-            ahead = min(_BLOCKS_AHEAD if self.shape.kernel == (1, 1) else 1, self.deep)
-            over = T.bind((block + ahead) // self.deep)  # past the last block are the next tile's inputs
-            later, start = T.bind(channels + ahead - over * self.deep), T.bind(j + (columns[0] + over * len(columns)))
+            later, start = self.later(channels, block, j, columns) if plan.depth > 1 else (0, 0)
             with T.serial(last - first) as q, T.serial(depth) as c:
                 s = first + q
                 if plan.depth > 1:
@@ -300,6 +298,13 @@ class _Kernel:
                     value = T.bind(T.broadcast(self.x[index(u, m, s, channels, c)], plan.lanes))
                     for total, weight in zip(sums[u, m], weights, strict=True):
                         T.buffer_store(total, total[self.vector] + value * weight, [self.vector])
+
+    def later(self, channels: Expr, block: Expr, j: Expr, columns: tuple[int, ...]) -> tuple[Expr, Expr]:
+        """The block of channels whose inputs are to be fetched, and the column of the result they are for; past the
+        last block those of the next tile."""
+        ahead = min(_BLOCKS_AHEAD if self.shape.kernel == (1, 1) else 1, self.deep)
+        over = T.bind((block + ahead) // self.deep)
+        return T.bind(channels + ahead - over * self.deep), T.bind(j + (columns[0] + over * len(columns)))
 
     def lines(self, turn: Expr, columns: int) -> list[Expr]:
         """Which of the places that a row of a tile meets are to be fetched, from its first, with each channel of a row

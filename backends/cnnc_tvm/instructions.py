@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -60,22 +59,16 @@ def stated(needs: Collection[str]) -> bytes:
     return json.dumps({"machine": platform.machine(), "instructions": list(needs)}).encode()
 
 
-def allow(statement: bytes) -> None:
-    """Ask the system for what it grants on request alone: the tiles of AMX, for all threads of this process.
-    CnncError E0626 where it refuses."""
-    if "amx_tile" not in json.loads(statement)["instructions"] or lacking(["amx_tile"]):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILES):
-        reason = os.strerror(ctypes.get_errno())
-        raise error(
-            "E0626", f"the system does not let programs use AMX, which this one needs: {reason}",
-            help="compile it with `--mcpu` for a processor without AMX",
-        )  # fmt: skip
+def tiles_granted() -> bool:
+    """Whether this processor has AMX for bf16 and the system grants its tiles, which it does on request alone: then to
+    all threads of this process."""
+    if lacking(["amx_bf16", "amx_tile"]) or platform.system() != "Linux":
+        return False
+    return int(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILES)) == 0
 
 
 def check(statement: bytes) -> None:
-    """CnncError E0626 where this processor cannot run code that needs what was `stated`."""
+    """CnncError E0626 where this processor cannot run code that needs what was `stated`, or the system forbids it."""
     told = json.loads(statement)
     machine, needs = str(told["machine"]), [str(name) for name in told["instructions"]]
     if machine != platform.machine():
@@ -87,4 +80,9 @@ def check(statement: bytes) -> None:
         raise error(
             "E0626", f"this processor lacks instructions that the program needs: {', '.join(missing)}",
             help="compile it here, or with `--mcpu` for a processor that has less",
+        )  # fmt: skip
+    if "amx_tile" in needs and not tiles_granted():
+        raise error(
+            "E0626", "the system does not grant AMX, which the program needs",
+            help="compile it with `-X bf16=off`, or here",
         )  # fmt: skip

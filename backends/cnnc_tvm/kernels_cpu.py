@@ -14,7 +14,7 @@ from cnnc import ops
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
 from cnnc_tvm.builder import Builder, Tuned, untuned
-from cnnc_tvm.conv_shape import AMX, DOT, ConvShape, Machine, as_they_are
+from cnnc_tvm.conv_shape import AMX, ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
 from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan | conv_bf16.Plan
 """The sizes a kernel is generated with; its class says by which generator."""
-
-_NEEDS = {AMX: ("amx_bf16", "amx_tile"), DOT: ("avx512_bf16",)}
-"""What Linux calls the instructions of the kernels of bf16."""
 
 FEW, MANY = 1, 8
 """The batches that kernels for a batch of any size are chosen for."""
@@ -118,7 +115,8 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
     ]
     if not all(plans):
         return None
-    b.instructions.update(*(_NEEDS[plan.engine] for plan in chain(*plans) if isinstance(plan, conv_bf16.Plan)))
+    if any(isinstance(plan, conv_bf16.Plan) and plan.engine == AMX for plan in chain(*plans)):
+        b.instructions |= {"amx_bf16", "amx_tile"}
     image, first = (b.plain(as_f32(b, x)), 0) if plain else b.image(x)
     packed = [[part.packed(b, weight, plan) for plan in own] for part, own in zip(parts, plans, strict=True)]
     operands = tuple(dict.fromkeys(chain.from_iterable(packed)))
