@@ -12,6 +12,7 @@ makes NaN at the border, where direct convolution leaves it out.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -164,7 +165,7 @@ class _Walk:
         return int(self.count(rows, size)) * size + self.below * self.pitch + self.pitch - self.columns
 
 
-class _Kernel:
+class _Kernel(ABC):
     """What both kinds have in common; `sums` has the products of up to `together` * places."""
 
     together = 1
@@ -175,15 +176,15 @@ class _Kernel:
         self.phases = self.walk.phases
         self.deep = -(-shape.channels // _DEPTH)
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - nothing, unless a kind says otherwise
         """What a task does before it multiplies."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027
         """What it does after that."""
 
+    @abstractmethod
     def multiply(self, panel: Expr, start: Expr, count: int) -> None:
         """Put the sums of `count` times `places` of a panel into `sums`."""
-        raise NotImplementedError
 
     def write(self) -> None:
         shape, plan, walk, together = self.shape, self.plan, self.walk, self.together
