@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import copy
 from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 
@@ -159,6 +161,14 @@ def test_equal_attributes_make_equal_ops():
     assert MaxPool(3) == MaxPool([3, 3], stride=3)
     assert hash(Conv(8, 3, pad="half")) == hash(Conv(8, 3, pad=1))
     assert Conv(8, 3) != Conv(8, 3, bias=False)
+
+
+def test_a_copy_of_an_op_finds_its_own_hash():
+    op = Conv(8, 3)
+    object.__setattr__(op, "_hash", hash(op) + 1)  # as another process may have it
+    for again in (copy(op), pickle.loads(pickle.dumps(op))):
+        assert again == op
+        assert hash(again) == hash(Conv(8, 3)) != hash(op)
 
 
 def test_an_op_does_not_change():

@@ -133,20 +133,15 @@ class Graph:
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """What the outputs reach, operands before users. The order is that of a depth-first walk from the outputs."""
-        order: list[Node] = []
-        done: set[Value] = set()
-        for output in self.outputs.values():
-            stack: list[tuple[Value, bool]] = [(output, False)]
-            while stack:
-                value, ready = stack.pop()
-                if not isinstance(value, Node) or (value in done and not ready):
-                    continue
-                if ready:
-                    order.append(value)
-                    continue
-                done.add(value)
-                stack.append((value, True))
-                stack.extend((x, False) for x in reversed(value.inputs) if x not in done)
+        order: dict[Node, None] = {}
+        stack = [x for x in reversed([*self.outputs.values()]) if isinstance(x, Node)]
+        while stack:
+            node = stack[-1]
+            first = [x for x in node.inputs if isinstance(x, Node) and x not in order]
+            if first:
+                stack.extend(reversed(first))
+            else:
+                order[stack.pop()] = None
         return tuple(order)
 
     @cached_property

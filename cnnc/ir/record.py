@@ -13,6 +13,8 @@ class Record:
     `dataclass` would generate the methods below for each of them, which took a third of the start of every command.
     """
 
+    __slots__ = ("__dict__", "__weakref__", "_hash")
+    _hash: int
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __init_subclass__(cls) -> None:
@@ -41,11 +43,19 @@ class Record:
     def __delattr__(self, name: str) -> None:
         raise dataclasses.FrozenInstanceError(f"{type(self).__name__} does not change: {name}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy and a pickle hold: the fields, for another process hashes otherwise."""
+        return self.__dict__
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
-        return hash((type(self), *self.__dict__.values()))
+        try:
+            return self._hash
+        except AttributeError:  # it is kept when first asked for: fields are set until `__post_init__` is done
+            object.__setattr__(self, "_hash", hash((type(self), *self.__dict__.values())))
+            return self._hash
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"

@@ -20,35 +20,30 @@ def verify(
     and if `legal` is given, ops are of those classes. Nodes of `known`, which nothing can have changed since they were
     verified in another graph, are not asked for their types again.
     """
-    names: set[str] = set()
-    values: set[Value] = set()
+    values: dict[str, Value] = {}
     params: dict[str, Param] = {}
-    for x in graph.inputs:
-        _define(x, names, values)
+    for given in graph.inputs:
+        if values.setdefault(given.name, given) is not given:
+            raise _broken(given, "another value has its name")
     for node in graph.nodes:
         if legal is not None and type(node.op) not in legal:
             raise _broken(node, f"op `{node.op.name}` is not legal at this stage")
-        if unbound := [x.name for x in node.inputs if x not in values]:
-            raise _broken(node, f"operand `{unbound[0]}` is not defined before it")
+        for x in node.inputs:
+            if values.get(x.name) is not x:
+                raise _broken(node, f"operand `{x.name}` is not defined before it")
         if node not in known:
             _check_types(node)
         for param in node.params.values():
             if params.setdefault(param.name, param) is not param:
                 raise _broken(node, f"parameter `{param.name}` is not the one of that name used before")
-        _define(node, names, values)
+        if values.setdefault(node.name, node) is not node:
+            raise _broken(node, "another value has its name")
     if not graph.outputs:
         raise error("E0999", f"graph `{graph.name}` has no output")
     for name, value in graph.outputs.items():
-        if value not in values:
+        if values.get(value.name) is not value:
             raise _broken(value, f"output `{name}` is not a value of the graph")
     return graph
-
-
-def _define(value: Value, names: set[str], values: set[Value]) -> None:
-    if value.name in names:
-        raise _broken(value, "another value has its name")
-    names.add(value.name)
-    values.add(value)
 
 
 def _check_types(node: Node) -> None:

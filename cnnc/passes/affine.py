@@ -7,6 +7,8 @@ Its s and t, and the weights made with them, are computed in float64 and rounded
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from cnnc import ops
@@ -67,6 +69,12 @@ def affine(node: Node, sweep: Sweep) -> tuple[Array, Array]:
 def has_offset(node: Node) -> bool:
     """Whether an affine adds anything, by what it is and not by its numbers: other weights give the same graph."""
     return node.op.bias if isinstance(node.op, ops.Scale) else not isinstance(node.op, ops.Mul | ops.Div)
+
+
+@lru_cache(maxsize=2**10)
+def biased(layer: Layer) -> Layer:
+    """The layer with a bias. Equal layers get one object: a network repeats its layers."""
+    return replace(layer, bias=True)
 
 
 def check_changeable(layer: Node, sweep: Sweep) -> None:

@@ -102,7 +102,8 @@ class Sweep:
 
     def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
         self.graph, self.owner, self.notes = network.graph, owner, notes
-        self.weights: dict[str, Array] = dict(network.weights)
+        self.weights: Mapping[str, Array] = network.weights
+        self._made: dict[str, Array] | None = None
         self._new_uses: dict[Value, int] = {}
         self._names: set[str] = set()
         self.memo: dict[object, Any] = {}
@@ -168,7 +169,9 @@ class Sweep:
     def param(self, name: str, value: Array, like: Param) -> Param:
         """A new parameter with this value, rounded to the element type of `like`."""
         array = value.astype(self.weights[like.name].dtype, copy=False)
-        self.weights[name] = array
+        if self._made is None:  # most passes make no weights: those given are copied by the first that does
+            self.weights = self._made = dict(self.weights)
+        self._made[name] = array
         return Param(name, TensorType(array.shape, like.type.dtype), like.init, like.trainable)
 
 

@@ -14,11 +14,9 @@ weights would be rounded again; and where a new weight would not be finite.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, bias_of, check_changeable, has_offset, operand, per_output, refit, scaled
+from cnnc.passes.affine import affine, bias_of, biased, check_changeable, has_offset, operand, per_output, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -32,7 +30,7 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
     check_changeable(layer, sweep)
     scale, shift = affine(node, sweep)
     weight, bias = scaled(layer, per_output(scale, layer), sweep), scale * bias_of(layer, sweep) + shift
-    op = layer.op if layer.op.bias or not has_offset(node) else replace(layer.op, bias=True)
+    op = layer.op if layer.op.bias or not has_offset(node) else biased(layer.op)
     return refit(op, layer, layer.inputs, weight, bias, sweep)
 
 

@@ -18,11 +18,9 @@ finite.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, bias_of, check_changeable, has_offset, operand, per_input, refit, scaled
+from cnnc.passes.affine import affine, bias_of, biased, check_changeable, has_offset, operand, per_input, refit, scaled
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -41,7 +39,7 @@ def into_next(node: Node, sweep: Sweep) -> Value | None:
     op, bias = node.op, bias_of(node, sweep)
     if has_offset(before):
         _check_offset(node, before)
-        op = replace(op, bias=True)
+        op = biased(op)
         terms = sweep.array(node, "weight") * per_input(shift, node)
         bias = bias + terms.sum(tuple(range(1, terms.ndim)))
     return refit(op, node, (x,), scaled(node, per_input(scale, node), sweep), bias, sweep)

@@ -12,8 +12,11 @@ shape than the layer's. An epilogue has at most 8 ops, so that the cost of the p
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
+from cnnc.ir.op import Op
 from cnnc.ops.activation import Pointwise
 from cnnc.ops.elementwise import Merge
 from cnnc.ops.fused import Fused, parts_of
@@ -53,8 +56,14 @@ def _check(node: Node, layer: Node, sweep: Sweep) -> None:
         raise Refusal(f"`{layer.name}` has {LONGEST} ops after it in one node already")
 
 
+@lru_cache(maxsize=2**10)
+def _joined(layer: Op, last: Op) -> Fused:
+    """One op of the parts of both. Equal ones get one object: a network repeats its layers."""
+    return Fused((*parts_of(layer), last))
+
+
 def _fused(node: Node, layer: Node) -> Node:
-    op = Fused((*parts_of(layer.op), node.op))
+    op = _joined(layer.op, node.op)
     others = list(node.inputs)
     others.remove(layer)
     params = {op.role(len(op.parts) - 1, role): param for role, param in node.params.items()}
