@@ -20,12 +20,13 @@ from PIL import Image
 from rich.console import Console
 
 import cnnc
-from cnnc.bench.measure import Comparison, Quartiles, Settings, Timed, check_systems, compare, with_batch
+from cnnc.bench.measure import Comparison, Quartiles, Settings, Timed, check_systems, compare, dtype_of, with_batch
 from cnnc.bench.process import COMMAND, THREADS, Worker
 from cnnc.bench.report import conclusion, duration, left_out, plot, table, to_json
 from cnnc.bench.systems import PEERS, SYSTEMS
 from cnnc.bench.worker import Session, peak_bytes
 from cnnc.diagnostics import CnncError
+from cnnc.ir.types import DType
 from cnnc.target import Status
 from cnnc.verification import random_case
 from conftest import Cli
@@ -115,7 +116,7 @@ def test_what_fails_inside_a_worker_is_told_in_one_line() -> None:
     session = Session()
     assert session.answer({"do": "time", "seconds": 1}) == {"error": "AssertionError: nothing is loaded", "code": None}
     with Worker("torch", 1, 60) as real, pytest.raises(CnncError) as e:
-        real.ask(do="load", system="cnnc", model="/nowhere.cnnp", inputs="/nowhere.safetensors", threads=1)
+        real.ask(do="load", system="cnnc", model="/nowhere.cnnp", inputs="/nowhere.safetensors", dtype="f32", threads=1)
     (found,) = e.value.diagnostics
     assert (found.code, found.message.splitlines()) == ("E0608", [found.message])
     assert found.message.startswith("`torch` failed: FileNotFoundError: ")
@@ -126,7 +127,7 @@ def test_errors_of_cnnc_in_a_worker_keep_their_code(tmp_path: Path) -> None:
 
     weights.save(tmp_path / "x.safetensors", {"x": np.zeros(1, np.float32)})
     where = {"model": str(tmp_path / "none.cnnp"), "inputs": str(tmp_path / "x.safetensors")}
-    answer = Session().answer({"do": "load", "system": "cnnc", "threads": 1, **where})
+    answer = Session().answer({"do": "load", "system": "cnnc", "dtype": "f32", "threads": 1, **where})
     assert answer["code"] == "E0901"
 
 
@@ -163,16 +164,17 @@ def test_the_peak_of_memory_is_the_process_own() -> None:
 
 
 @pytest.mark.slow
-def test_every_system_is_measured_on_the_same_and_its_outputs_are_compared() -> None:
+@pytest.mark.parametrize(("dtype", "error"), [("f32", 1e-6), ("bf16", 1e-2)])
+def test_every_system_is_measured_on_the_same_and_its_outputs_are_compared(dtype: str, error: float) -> None:
     told: list[str] = []
-    case = random_case(cnnc.load("model M { input x: f32[N, 5] output y y = x -> linear(7) }"))
-    found = compare("net", 2, case, PEERS, replace(QUICK, rounds=2), told.append)
-    assert found.left_out == {}
+    case = random_case(cnnc.load("model M { input x: f32[N, 5] output y y = x -> linear(7) }", dtype=dtype))
+    found = compare("net", 2, case, PEERS, replace(QUICK, target="onnx", rounds=2), told.append)
+    assert (found.left_out, found.dtype) == ({}, dtype)
     assert [x.system for x in (found.own, *found.peers)] == ["cnnc", *PEERS]
     for timed in (found.own, *found.peers):
         assert len(timed.seconds) == 2
         assert min(timed.seconds) > 0
-        assert 0 <= timed.error < 1e-6
+        assert 0 <= timed.error < error
         assert timed.load_seconds > 0
         assert timed.peak_bytes is None or timed.peak_bytes > 10**7
     assert [x.version for x in found.peers] == [version(SYSTEMS[x].package) for x in PEERS]
@@ -316,8 +318,13 @@ def test_the_batch_is_the_first_dim_of_the_inputs() -> None:
     assert with_batch(fixed, None) == with_batch(fixed, 4) == (fixed, 4)
     with pytest.raises(CnncError, match="the batch of `Net` is 4, not 8"):
         with_batch(fixed, 8)
-    with pytest.raises(CnncError, match="not in f32"):
-        with_batch(cnnc.load(NET, dtype="f16"), 1)
+
+
+def test_systems_are_compared_in_one_element_type() -> None:
+    assert dtype_of(cnnc.load(NET, dtype="bf16")) is DType.BF16
+    mixed = "model Mixed { input x: f32[N, 3, 8, 8] output y y = x -> cast(bf16) -> relu -> cast(f32) }"
+    with pytest.raises(CnncError, match="`Mixed` is in bf16 and f32: systems are compared in one element type"):
+        with_batch(cnnc.load(mixed), 1)
 
 
 # the report
@@ -325,7 +332,7 @@ def test_the_batch_is_the_first_dim_of_the_inputs() -> None:
 
 def comparison(model: str, own: list[float], **peers: list[float]) -> Comparison:
     timed = [Timed(name, "1", 0.1, 1e-7, seconds, 10**8) for name, seconds in {"cnnc": own, **peers}.items()]
-    return Comparison(model, 1, timed[0], tuple(timed[1:]), {"openvino": "it is not installed"})
+    return Comparison(model, 1, DType.F32, timed[0], tuple(timed[1:]), {"openvino": "it is not installed"})
 
 
 AHEAD = comparison("a", [1.0, 4.0, 2.0, 2.0], torch=[2.0, 8.0, 8.0, 2.0], onnxruntime=[8.0, 8.0, 8.0, 8.0])
@@ -348,7 +355,7 @@ def test_the_conclusion_is_the_mean_over_the_fastest_and_where_cnnc_is_behind() 
 
 def test_what_was_left_out_is_told_once() -> None:
     assert left_out([AHEAD, BEHIND]) == ["left out: openvino: it is not installed"]
-    alone = Comparison("c", 8, AHEAD.own, (), {"torch": "it stopped"})
+    alone = Comparison("c", 8, DType.F32, AHEAD.own, (), {"torch": "it stopped"})
     assert left_out([AHEAD, alone])[1] == "left out: torch for c at batch 8: it stopped"
 
 
@@ -363,6 +370,12 @@ def test_the_table_has_the_fastest_first() -> None:
         "b 1 torch 1000 ms 2.00 2.00 to 2.00 100 MB",
         "cnnc 2000 ms 100 MB",
     ]
+
+
+def test_the_element_type_is_told_where_it_is_not_f32() -> None:
+    low = replace(BEHIND, dtype=DType.BF16)
+    assert conclusion([low]).endswith("behind on b in bf16 at batch 1 (2.00)")
+    assert [x["dtype"] for x in to_json([AHEAD, low], QUICK)["comparisons"]] == ["f32", "bf16"]
 
 
 def test_durations_have_three_digits() -> None:
@@ -441,7 +454,7 @@ def test_nothing_to_compare_with_is_an_error(cli: Cli, fault: Fault) -> None:
         (["--batch", "1,x"], 2, "is not a list of batches"),
         (["--batch", "2,2"], 2, "has a batch twice"),
         (["--batch", "8", "--dim", "N=1"], 2, "the batch of `Net` is 1, not 8"),
-        (["--dtype", "f16"], 2, "not in f32"),
+        (["--dtype", "f8"], 2, "is not one of"),
         (["--target", "gpu"], 7, "there is no target `gpu`"),
         (["--json", "x.txt"], 2, "are written as .json"),
         (["--json", "none/x.json"], 74, "there is no folder `none`"),

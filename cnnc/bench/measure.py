@@ -84,13 +84,19 @@ class Timed:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model at one batch: cnnc, its peers, and why others were left out."""
+    """A model at one batch, in one element type: cnnc, its peers, and why others were left out."""
 
     model: str
     batch: int
+    dtype: DType
     own: Timed
     peers: tuple[Timed, ...]
     left_out: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """The model, and the element type where it is another than f32."""
+        return self.model if self.dtype is DType.F32 else f"{self.model} in {self.dtype}"
 
     @property
     def fastest(self) -> Timed | None:
@@ -117,14 +123,21 @@ def check_systems(names: Iterable[str]) -> None:
         seen.add(name)
 
 
+def dtype_of(graph: Graph) -> DType:
+    """The element type of all values of a graph; CnncError E0902 where they have several."""
+    values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
+    first, *others = sorted({x.type.dtype for x in values})
+    if others:
+        raise error("E0902", f"`{graph.name}` is in {first} and {others[0]}: systems are compared in one element type")
+    return first
+
+
 def with_batch(graph: Graph, batch: int | None) -> tuple[Graph, int]:
     """The graph at a batch, and that batch: the first dim of its inputs. None is 1, or the one that it has.
 
-    CnncError E0902 for a graph of another batch, or of other element types than f32.
+    CnncError E0902 for a graph of another batch, or of several element types.
     """
-    values: tuple[Value, ...] = (*graph.inputs, *graph.nodes)
-    if any(x.type.dtype is not DType.F32 for x in values):
-        raise error("E0902", f"`{graph.name}` is not in f32 throughout, in which systems are compared")
+    dtype_of(graph)
     leading = [x.type.shape[0] for x in graph.inputs if x.type.rank]
     if names := {name for dim in leading for name in symbols(dim)}:
         batch = batch or 1
@@ -147,10 +160,11 @@ def compare(
     raises.
     """
     tell("computing the reference in float64")
+    dtype = dtype_of(case.graph)
     expected = Expected(case, late=True)  # to derive the bound, as `cnnc verify` does, takes longer than to measure
     expected.check_varied()
     with ExitStack() as stack:
-        bench = _Bench(case, expected, settings, stack)
+        bench = _Bench(case, dtype, expected, settings, stack)
         for name in (CNNC, *peers):
             tell(f"preparing {name}")
             bench.attempt(name, bench.start)
@@ -162,7 +176,7 @@ def compare(
             for name in list(bench.timed)[:: -1 if number % 2 else 1]:
                 bench.attempt(name, bench.timed_turn)
     own, *others = bench.timed.values()
-    return Comparison(model, batch, own, tuple(others), bench.left_out)
+    return Comparison(model, batch, dtype, own, tuple(others), bench.left_out)
 
 
 class _Bench:
@@ -171,8 +185,10 @@ class _Bench:
     A system is in `timed` as long as nothing is wrong with it, and in `left_out` from then on.
     """
 
-    def __init__(self, case: Case, expected: Expected, settings: Settings, stack: ExitStack) -> None:
-        self._case, self._expected, self._settings, self._stack = case, expected, settings, stack
+    def __init__(
+        self, case: Case, dtype: DType, expected: Expected, settings: Settings, stack: ExitStack
+    ) -> None:
+        self._case, self._dtype, self._expected, self._settings, self._stack = case, dtype, expected, settings, stack
         self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="cnnc-bench-")))
         self._workers: dict[str, Worker] = {}
         self.timed: dict[str, Timed] = {}
@@ -192,18 +208,16 @@ class _Bench:
 
     def start(self, name: str) -> None:
         """Have a worker load the model, and compare its outputs. CnncErrors as of the worker, and E0801."""
-        from safetensors.numpy import load_file
-
         model = self._model(name)
         worker = self._stack.enter_context(Worker(name, self._settings.threads, self._settings.limit))
         self._workers[name] = worker
         inputs, outputs = self._folder / "inputs.safetensors", self._folder / "outputs.safetensors"
         weights.save(inputs, self._case.inputs)
-        threads = self._settings.threads
-        loaded = worker.ask(do="load", system=name, model=str(model), inputs=str(inputs), threads=threads)
+        how = {"dtype": self._dtype.value, "threads": self._settings.threads}
+        loaded = worker.ask(do="load", system=name, model=str(model), inputs=str(inputs), **how)
         worker.ask(do="run", outputs=str(outputs))
         winograd = target(self._settings.target).winograd
-        agreements = self._expected.compare(load_file(outputs), winograd=winograd)
+        agreements = self._expected.compare(weights.from_bytes(outputs.read_bytes(), outputs.name), winograd=winograd)
         if wrong := next((x for x in agreements if x.mismatch), None):
             raise self._mismatch(name, wrong)
         self.timed[name] = Timed(name, loaded["version"], loaded["seconds"], max(x.error for x in agreements))

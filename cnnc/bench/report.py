@@ -37,7 +37,7 @@ def table(found: Sequence[Comparison]) -> Table:
     for title in ("model", "batch", "system", "time", "cnnc / it", "quartiles", "memory"):
         made.add_column(title, justify="left" if title in ("model", "system") else "right")
     for each in found:
-        names = (each.model, str(each.batch))
+        names = (each.title, str(each.batch))
         for timed in sorted((each.own, *each.peers), key=lambda x: float(np.median(x.seconds))):
             ratio = ("", "")
             if timed is not each.own:
@@ -63,7 +63,7 @@ def conclusion(found: Sequence[Comparison]) -> str:
         return ""
     speed = statistics.geometric_mean(1 / ratio for _, ratio in ratios)
     text = f"cnnc has {speed:.2f} times the speed of the fastest other system (geometric mean of {len(ratios)})"
-    behind = [f"{x.model} at batch {x.batch} ({ratio:.2f})" for x, ratio in ratios if ratio > 1]
+    behind = [f"{x.title} at batch {x.batch} ({ratio:.2f})" for x, ratio in ratios if ratio > 1]
     return f"{text}; behind on {', '.join(behind)}" if behind else text
 
 
@@ -72,7 +72,7 @@ def left_out(found: Sequence[Comparison]) -> list[str]:
     where: dict[tuple[str, str], list[str]] = {}
     for each in found:
         for pair in each.left_out.items():
-            where.setdefault(pair, []).append(f"{each.model} at batch {each.batch}")
+            where.setdefault(pair, []).append(f"{each.title} at batch {each.batch}")
     return [
         f"left out: {system}{'' if len(places) == len(found) else ' for ' + ', '.join(places)}: {reason}"
         for (system, reason), places in where.items()
@@ -90,6 +90,7 @@ def to_json(found: Sequence[Comparison], settings: Settings) -> dict[str, Any]:
             {
                 "model": each.model,
                 "batch": each.batch,
+                "dtype": each.dtype.value,
                 "systems": [_system(each.own, None), *(_system(peer, each.ratio(peer)) for peer in each.peers)],
                 "left_out": dict(each.left_out),
             }
@@ -149,7 +150,7 @@ def plot(path: Path, found: Sequence[Comparison], settings: Settings) -> None:
         middle = [of.median for _, of in points]
         spread = [[of.median - of.lower for _, of in points], [of.upper - of.median for _, of in points]]
         axes.errorbar(at, middle, spread, fmt="o", capsize=3, markersize=5, label=system)
-    axes.set_xticks(range(len(found)), [f"{each.model}\nbatch {each.batch}" for each in found])
+    axes.set_xticks(range(len(found)), [f"{each.title}\nbatch {each.batch}" for each in found])
     axes.set_yscale("log")  # half and twice the time are equally far from 1
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         ticks("{x:g}")

@@ -2,7 +2,8 @@
 
 Requests come in as JSON objects, a line each, and every one is answered by a line.
 
-    {"do": "load", "system": NAME, "model": PATH, "inputs": PATH, "threads": N}   -> {"version": ..., "seconds": ...}
+    {"do": "load", "system": NAME, "model": PATH, "inputs": PATH, "dtype": T, "threads": N}
+        -> {"version": ..., "seconds": ...}
     {"do": "run", "outputs": PATH}   run once, write the outputs as safetensors   -> {}
     {"do": "time", "seconds": S}     run for so long, at least once    -> {"seconds": median, "peak_bytes": ...}
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cnnc.bench.systems import SYSTEMS
 from cnnc.diagnostics import CnncError
+from cnnc.ir.types import DType
 
 if TYPE_CHECKING:
     from cnnc.bench.systems import Run
@@ -60,12 +62,12 @@ class Session:
             first = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
             return {"error": f"{type(e).__name__}: {first[:300]}", "code": None}
 
-    def _load(self, system: str, model: str, inputs: str, threads: int) -> dict[str, Any]:
-        from safetensors.numpy import load_file
+    def _load(self, system: str, model: str, inputs: str, dtype: str, threads: int) -> dict[str, Any]:
+        from cnnc import weights
 
-        arrays, chosen = load_file(inputs), SYSTEMS[system]
+        arrays, chosen = weights.from_bytes(Path(inputs).read_bytes(), inputs), SYSTEMS[system]
         start = time.perf_counter()
-        self._run = chosen.load(Path(model), arrays, threads)
+        self._run = chosen.load(Path(model), arrays, DType(dtype), threads)
         return {"seconds": time.perf_counter() - start, "version": chosen.version}
 
     def _write(self, outputs: str) -> dict[str, Any]:

@@ -74,9 +74,9 @@ def bench(
 ) -> int:  # fmt: skip
     """Measure the speed of models beside other systems.
 
-    Each system has a process of its own and gets the same model, weights and inputs in f32; the outputs are compared
-    before anything is timed. Then they run in turns. `cnnc / it` is the median ratio of the times of a round, below 1
-    where cnnc is ahead, followed by its quartiles.
+    Each system has a process of its own and gets the same model, weights and inputs, in the element type of `--dtype`;
+    the outputs are compared before anything is timed. Then they run in turns. `cnnc / it` is the median ratio of the
+    times of a round, below 1 where cnnc is ahead, followed by its quartiles.
     """
     from cnnc.bench import measure
     from cnnc.bench import report as results
