@@ -23,8 +23,9 @@ def verify(
     values: dict[str, Value] = {}
     params: dict[str, Param] = {}
     for given in graph.inputs:
-        if values.setdefault(given.name, given) is not given:
+        if given.name in values:
             raise _broken(given, "another value has its name")
+        values[given.name] = given
     for node in graph.nodes:
         if legal is not None and type(node.op) not in legal:
             raise _broken(node, f"op `{node.op.name}` is not legal at this stage")

@@ -12,11 +12,8 @@ shape than the layer's. An epilogue has at most 8 ops, so that the cost of the p
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.ir.op import Op
 from cnnc.ops.activation import Pointwise
 from cnnc.ops.elementwise import Merge
 from cnnc.ops.fused import Fused, parts_of
@@ -40,7 +37,7 @@ def fuse(node: Node, sweep: Sweep) -> Value | None:
         except Refusal as e:
             refusal = refusal or e
         else:
-            return _fused(node, layer)
+            return _fused(node, layer, sweep)
     if refusal is not None:
         raise refusal
     return None
@@ -56,14 +53,10 @@ def _check(node: Node, layer: Node, sweep: Sweep) -> None:
         raise Refusal(f"`{layer.name}` has {LONGEST} ops after it in one node already")
 
 
-@lru_cache(maxsize=2**10)
-def _joined(layer: Op, last: Op) -> Fused:
-    """One op of the parts of both. Equal ones get one object: a network repeats its layers."""
-    return Fused((*parts_of(layer), last))
-
-
-def _fused(node: Node, layer: Node) -> Node:
-    op = _joined(layer.op, node.op)
+def _fused(node: Node, layer: Node, sweep: Sweep) -> Node:
+    # One object for the same two ops, which a network repeats; they are kept, so that no others get their identities.
+    key = (id(layer.op), id(node.op))
+    _, _, op = sweep.memo.setdefault(key, (layer.op, node.op, Fused((*parts_of(layer.op), node.op))))
     others = list(node.inputs)
     others.remove(layer)
     params = {op.role(len(op.parts) - 1, role): param for role, param in node.params.items()}
