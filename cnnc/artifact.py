@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from cnnc.target import Array, Contents, Weights
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.hmac"
 MAX_MANIFEST: Final = 2**20

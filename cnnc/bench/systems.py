@@ -137,7 +137,9 @@ def _module(
         with torch.inference_mode():
             found = module(*tensors)
         outputs = found if isinstance(found, dict) else {program.outputs[0].name: found}
-        return {name: x.contiguous().view(torch.uint8).numpy().view(kind) for name, x in outputs.items()}
+        # As bytes again, which a tensor without dims has not.
+        flat = {name: x.reshape(-1).view(torch.uint8).numpy().view(kind) for name, x in outputs.items()}
+        return {name: x.reshape(outputs[name].shape) for name, x in flat.items()}
 
     return run
 

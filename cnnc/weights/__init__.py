@@ -76,7 +76,7 @@ def save(path: str | Path, weights: Mapping[str, Array]) -> None:
 
         mode = temporary.stat().st_mode
         try:
-            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
+            save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, temporary)
         except SafetensorError as e:
             raise io_error("write", path, OSError(str(e))) from None
         temporary.chmod(mode)  # the library makes a file that its owner alone can read
@@ -86,7 +86,7 @@ def to_bytes(weights: Mapping[str, Array]) -> bytes:
     """The contents of a .safetensors file with these arrays."""
     from safetensors.numpy import save as dump
 
-    return dump({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    return dump({name: np.asarray(array, order="C") for name, array in weights.items()})
 
 
 def from_bytes(data: bytes, where: str) -> dict[str, Array]:
