@@ -1,6 +1,6 @@
 """Where the time of a run goes: the layers of a network on this machine's processor, and what they make of it.
 
-The `cpu` target runs a plan of steps, each of which computes a node of the optimised graph, with the nodes it took in.
+The `cpu` target runs a plan of steps, each of which computes a node of the optimised graph, several, or part of one.
 Its steps are timed one by one in runs of the whole network, so that caches are as they are in use.
 """
 
@@ -28,8 +28,8 @@ class StepTimes:
     """A call of a compiled function."""
 
     function: str
-    node: str
-    """The node of the graph that it computes, or a part of."""
+    nodes: tuple[str, ...]
+    """The nodes of the graph that it computes, operands first; of the last it may be a part."""
     bytes: int
     """Those of its operands and its result."""
     seconds: tuple[float, ...]
@@ -60,9 +60,13 @@ class Measured(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A node of the optimised graph and the steps that compute it; `seconds` is the median of the runs."""
+    """A node of the optimised graph and the steps that compute it; `seconds` is the median of the runs.
+
+    Nodes that one of the steps computes before it are `before`: `macs` and the times are of them all.
+    """
 
     node: Node
+    before: tuple[Node, ...]
     functions: tuple[str, ...]
     seconds: float
     macs: int
@@ -119,15 +123,21 @@ def profile(
     for port in program.inputs:
         as_array(inputs[port.name], port, dims)
     nodes = {node.name: node for node in network.graph.nodes}
+    by_count = sorted(steps, key=lambda step: len(step.nodes))  # one may be copied by itself and computed with others
+    within = {name: step.nodes[-1] for step in by_count for name in step.nodes}
     own: dict[str, list[StepTimes]] = {}
     for step in steps:
-        own.setdefault(step.node, []).append(step)
-    return Profile(graph, tuple(_layer(nodes[name], dims, each) for name, each in own.items()), peaks, runs)
+        own.setdefault(within[step.nodes[-1]], []).append(step)
+    layers = (_layer([nodes[x] for x in nodes if within.get(x) == name], dims, each) for name, each in own.items())
+    return Profile(graph, tuple(layers), peaks, runs)
 
 
-def _layer(node: Node, dims: Mapping[str, int], steps: Sequence[StepTimes]) -> Layer:
+def _layer(nodes: Sequence[Node], dims: Mapping[str, int], steps: Sequence[StepTimes]) -> Layer:
+    """Of these nodes, operands first."""
+    *before, node = nodes
+    macs = sum(evaluate(each.macs, dims) for each in nodes)
     functions = tuple(step.function for step in steps)
-    return Layer(node, functions, _median(steps), evaluate(node.macs, dims), sum(step.bytes for step in steps))
+    return Layer(node, tuple(before), functions, _median(steps), macs, sum(step.bytes for step in steps))
 
 
 def _median(steps: Iterable[StepTimes]) -> float:

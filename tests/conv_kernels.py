@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,26 +51,37 @@ def run(
     """The result [N, K, H', W'] of the kernel on these arrays, as it reads them, compiled for this processor or for a
     target of TVM's."""
     out = (-(-shape.filters // lanes), *shape.out, lanes)
-    batch = () if other.ndim == 1 else (shape.batch,)
-    shapes: list[Any] = [(shape.batch, *x.shape[1:]), weight.shape, (*batch, *other.shape[len(batch) :])]
+    images = (0,) if other.ndim == 1 else (0, 2)
+    return unblocked(execute(write, [x, weight, other], out, shape.batch, images, target), shape.filters)
+
+
+def execute(
+    write: Callable[..., None], arrays: Sequence[Array], out: Sequence[int], batch: Any, images: Sequence[int] = (0,),
+    target: Any = None,
+) -> Array:  # fmt: skip
+    """The result [N, *out] of the statements that `write` emits for buffers of these arrays and of the result.
+
+    The arrays at the positions `images` have N of them. `batch` is N, or a variable that stands for it while the
+    statements are compiled.
+    """
+    n = len(arrays[0])
+    shapes = [(batch, *x.shape[1:]) if i in images else x.shape for i, x in enumerate(arrays)]
     with IRBuilder() as made, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        dtypes = ["float32", weight.dtype.name, "float32", "float32"]
-        sizes = (*shapes, (shape.batch, *out))
-        buffers = [T.buffer(size, dtype, layout=None) for size, dtype in zip(sizes, dtypes, strict=True)]
+        types = [*zip(shapes, (x.dtype.name for x in arrays), strict=True), ((batch, *out), "float32")]
+        buffers = [T.buffer(size, dtype, layout=None) for size, dtype in types]
         write(*(T.arg(f"x{i}", buffer) for i, buffer in enumerate(buffers)))
     function = made.get()
-    dims = () if isinstance(shape.batch, int) else (len(x),)
+    dims = () if isinstance(batch, int) else (n,)
     if dims:
-        function = tirx.PrimFunc([*function.params, shape.batch], function.body, function.ret_type, function.attrs)
+        function = tirx.PrimFunc([*function.params, batch], function.body, function.ret_type, function.attrs)
     with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.disable_assert": True}):
         target = target or tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
         compiled = tvm.tirx.build(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target)["main"]
-    result = np.full((len(x), *out), np.nan, np.float32)
-    arrays = [_guarded(array) for array in (x, weight, other, result)]
-    compiled(*map(tvm_ffi.from_dlpack, arrays), *dims)
-    return unblocked(arrays[-1], shape.filters)
+    guarded = [_guarded(array) for array in (*arrays, np.full((n, *out), np.nan, np.float32))]
+    compiled(*map(tvm_ffi.from_dlpack, guarded), *dims)
+    return guarded[-1]
 
 
 def _guarded(array: Array) -> Array:

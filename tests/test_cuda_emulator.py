@@ -188,7 +188,7 @@ def launched(device: EmulatedDevice, name: str, *inputs: Array, result: int) -> 
     args = [device.memory(array.nbytes) for array in (*inputs, y)]
     for memory, array in zip(args, inputs, strict=False):
         device.write(memory, array)
-    device.call(Step(name, "", tuple(range(len(args))), ()), args, {})()
+    device.call(Step(name, (), tuple(range(len(args))), ()), args, {})()
     device.read(args[-1], y)
     return y
 

@@ -104,7 +104,7 @@ def test_targets_agree_bit_for_bit_with_the_parts(target: str, dtype: str) -> No
 def test_a_fused_node_is_one_function() -> None:
     program = cnnc.compile(load(RESIDUAL), "cpu", 0)
     assert isinstance(program, TvmProgram)
-    layers = [step.node for step in program.plan.steps if "conv" in step.function]
+    layers = [step.nodes[-1] for step in program.plan.steps if "conv" in step.function]
     assert layers == ["a", "b"]
 
 

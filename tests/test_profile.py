@@ -68,7 +68,7 @@ def test_a_slow_step_is_the_one_that_takes_long():
     calls[1] = lambda: (time.sleep(0.05), fast())
     steps = program.timed(3, x=X)
     assert [i for i, step in enumerate(steps) if min(step.seconds) >= 0.05] == [1]
-    assert [(step.function, step.node) for step in steps] == [(x.function, x.node) for x in program.plan.steps]
+    assert [(step.function, step.nodes) for step in steps] == [(x.function, x.nodes) for x in program.plan.steps]
     assert [len(step.seconds) for step in steps] == [3] * len(steps)
     assert (program(x=X)["y"] == want).all()
 
@@ -103,7 +103,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def timed(runs: int, **inputs: object) -> Sequence[StepTimes]:
         return [
-            StepTimes(f"f{i}", node, 1000, tuple(x / 2e6 for x in times))
+            StepTimes(f"f{i}", (node,), 1000, tuple(x / 2e6 for x in times))
             for node, times in TIMES.items()
             for i in (0, 1)
         ]

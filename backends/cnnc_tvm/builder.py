@@ -24,7 +24,7 @@ from cnnc.ir.dim import Dim, Floor, Min, Sym, substitute, symbols
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
-from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
 from cnnc_tvm.plan import Step
 from cnnc_tvm.tensor import (
     KERNEL,
@@ -235,7 +235,9 @@ class Builder:
             operands = _placeholders(result)
             body = te.create_prim_func([*operands, result])
             loops = replace(x.loops, blocked=memory is not None)
-        self._step(body, loops, label, node, (*(self._ids[i.op] for i in operands), self.number(y)))
+        between = x.kernel.rows.between if x.kernel and x.kernel.rows else ()
+        nodes = (*(each.node for each in between), node)
+        self._step(body, loops, label, nodes, (*(self._ids[i.op] for i in operands), self.number(y)))
         return y
 
     def at_lane(self, x: Tensor, n: Expr, block: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
@@ -262,34 +264,49 @@ class Builder:
     def _kernel_body(self, kernel: Kernel, x: Tensor, y: Tensor) -> tuple[list[Any], Any]:
         """The placeholders that a kernel reads, those of what becomes of its elements as well, and its function."""
         first = [operand.te for operand in kernel.operands]
-
-        def at(*index: Expr) -> Expr:
-            if y.blocks is None:
-                return stored(x.element(*index), x.type.dtype)
-            n, block, lane, i, j = index
-            return self.at_lane(x, n, block, i, j, lane)
-
-        rank = x.type.rank + (y.blocks is not None)
-        taken = _loads(at(*(tirx.Var(f"i{axis}", "int32") for axis in range(rank))))
-        more = [source for source, *_ in taken if source.op not in {kernel.heart.op, *(t.op for t in first)}]
-        operands = [*first, *{source.op: source for source in more}.values()]
+        known, blocked = {t.op for t in first}, y.blocks is not None
+        operands = [*first, *(source for source in self.epilogue_reads(x, blocked=blocked) if source.op not in known)]
 
         def statements(*buffers: Any) -> None:
             where = {source.op: buffer for source, buffer in zip(operands, buffers, strict=False)}
-
-            def finish(value: Expr, *index: Expr) -> Expr:
-                def read(call: Any) -> Any:
-                    if not _is_load(call):
-                        return call
-                    source, *place = call.args
-                    return value if source.op == kernel.heart.op else where[source.op][tuple(place)]
-
-                return tvm_ffi.structural_map(at(*index), (ir.Call, read))
-
-            kernel.write(finish, *buffers[: len(first)], buffers[-1])
+            kernel.write(self.epilogue(x, where, blocked=blocked), *buffers[: len(first)], buffers[-1])
 
         types = [self.types[i] for i in (*(self._ids[t.op] for t in operands), self.number(y))]
         return operands, self._statements(types, statements)
+
+    def epilogue_reads(self, x: Tensor, *, blocked: bool = True) -> list[Any]:
+        """The placeholders that are read by what becomes of a kernel's elements in x."""
+        assert x.kernel is not None
+        rank = x.type.rank + blocked
+        value = self._finished(x, tuple(tirx.Var(f"i{axis}", "int32") for axis in range(rank)), blocked)
+        return list({source.op: source for source, *_ in _loads(value) if source.op != x.kernel.heart.op}.values())
+
+    def epilogue(self, x: Tensor, where: Mapping[Any, Any], *, blocked: bool = True) -> Finish:
+        """What becomes of a kernel's elements in x, for the buffers where placeholders lie."""
+        assert x.kernel is not None
+        heart = x.kernel.heart.op
+
+        def finish(value: Expr, *index: Expr) -> Expr:
+            def read(call: Any) -> Any:
+                if not _is_load(call):
+                    return call
+                source, *place = call.args
+                return value if source.op == heart else where[source.op][tuple(place)]
+
+            return tvm_ffi.structural_map(self._finished(x, index, blocked), (ir.Call, read))
+
+        return finish
+
+    def _finished(self, x: Tensor, index: tuple[Expr, ...], blocked: bool) -> Expr:
+        """An element of x as it is stored, in blocks or plainly."""
+        if not blocked:
+            return stored(x.element(*index), x.type.dtype)
+        n, block, lane, i, j = index
+        return self.at_lane(x, n, block, i, j, lane)
+
+    def operand(self, source: Any) -> Tensor:
+        """The stored tensor of a placeholder."""
+        return Tensor(self.types[self._ids[source.op]], source, source)
 
     def heart(self, type: TensorType) -> Any:
         """A placeholder for a value that a kernel computes."""
@@ -302,7 +319,8 @@ class Builder:
         numbers = [self.number(self.plain(x)) for x in operands]
         y = self._stored(type)
         args = (*numbers, self.number(y))
-        self._step(self._statements([self.types[i] for i in args], write), WRITTEN, self.label, self.node, args)
+        statements = self._statements([self.types[i] for i in args], write)
+        self._step(statements, WRITTEN, self.label, (self.node,), args)
         return y
 
     def _statements(self, types: Iterable[TensorType], write: Callable[..., None]) -> Any:
@@ -338,7 +356,7 @@ class Builder:
             y = self._stored_in_blocks(type, memory)
         self.joined[self.number(y)] = axis
         self._made.add(self.number(y))
-        self.steps.append(Step("", self.node, (*parts, self.number(y)), ()))
+        self.steps.append(Step("", (self.node,), (*parts, self.number(y)), ()))
         return y
 
     def copy(self, number: int) -> Step:
@@ -349,7 +367,7 @@ class Builder:
         self.store(Tensor(type, lambda *i: loaded(x(*i), type.dtype), loops=POINTS))
         return self.steps.pop()
 
-    def _step(self, body: Any, loops: Loops, label: str, node: str, args: tuple[int, ...]) -> None:
+    def _step(self, body: Any, loops: Loops, label: str, nodes: tuple[str, ...], args: tuple[int, ...]) -> None:
         """A step that calls this function on these tensors, and on the symbols that it uses."""
         used = list(tirx.analysis.undefined_vars(body.body, list(body.params)))
         shapes = [size for x in body.params if isinstance(x.ty, tirx.BufferType) for size in x.ty.shape]
@@ -358,7 +376,7 @@ class Builder:
         params = [*body.params, *map(self._symbol, dims)]
         body = tirx.PrimFunc(params, body.body, body.ret_type, body.attrs)
         self._made.add(args[-1])
-        self.steps.append(Step(self._function(body, loops, label, dims), node, args, dims))
+        self.steps.append(Step(self._function(body, loops, label, dims), nodes, args, dims))
 
     def _function(self, body: Any, loops: Loops, label: str, dims: tuple[str, ...]) -> str:
         """The name of the function with this body and these dims, by whose names a kernel is launched: an equal one's,

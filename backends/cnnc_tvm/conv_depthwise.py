@@ -17,7 +17,7 @@ import numpy as np
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
+from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
 from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, store, tiles, zero
 from cnnc_tvm.tensor import Expr
 
@@ -101,17 +101,34 @@ def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any
         first = T.bind(task % chunks * plan.chunk)
         sums = [T.alloc_buffer((plan.lanes,)) for _ in range(plan.columns)]
         with T.serial(te.min(plan.chunk, height - first)) as k:
-            i = T.bind(first + k)
-            for tile in tiles(shape, plan.columns):
-                with T.serial(tile.count) as t:
-                    j = tile.start + t * tile.columns
-                    _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
-                    done = {(0, m, 0): total for m, total in enumerate(sums[: tile.columns])}
-                    store(shape, plan.lanes, finish, done, out, n, block, partial(_place, i, j))
+            _row(shape, plan, finish, x, w, out, (n, block, T.bind(first + k)), sums, as_they_are)
 
 
-def _place(i: Expr, j: Expr, u: Expr, m: Expr) -> tuple[Expr, Expr]:
-    return i + u, j + m
+def write_row(
+    shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, n: Expr, i: Expr, placed: Placed
+) -> None:
+    """Emit row i of image n, of all channels; to be called inside a loop of a `T.prim_func`."""
+    sums = [T.alloc_buffer((plan.lanes,)) for _ in range(plan.columns)]
+    with T.serial(-(-shape.channels // plan.lanes)) as block:
+        _row(shape, plan, finish, x, w, out, (n, block, i), sums, placed)
+
+
+def _row(
+    shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, place: tuple[Expr, Expr, Expr],
+    sums: list[Any], placed: Placed,
+) -> None:  # fmt: skip
+    """A row at this place (n, block, i)."""
+    n, block, i = place
+    for tile in tiles(shape, plan.columns):
+        with T.serial(tile.count) as t:
+            j = tile.start + t * tile.columns
+            _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
+            done = {(0, m, 0): total for m, total in enumerate(sums[: tile.columns])}
+            store(shape, plan.lanes, finish, done, out, n, block, partial(_place, placed, i, j))
+
+
+def _place(placed: Placed, i: Expr, j: Expr, u: Expr, m: Expr) -> tuple[Expr, Expr]:
+    return placed(i + u, j + m)
 
 
 def _tile(shape: ConvShape, plan: Plan, tile: Tile, place: tuple[Expr, ...], sums: list[Any], x: Any, w: Any) -> None:

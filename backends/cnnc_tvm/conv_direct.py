@@ -65,6 +65,20 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     return min(plans(shape, machine, plain=plain), key=lambda plan: cycles(shape, machine, plan))
 
 
+def choose_row(shape: ConvShape, machine: Machine) -> Plan:
+    """The plan that takes the fewest cycles for rows that are computed one by one, of an image in blocks."""
+    width, all_blocks = shape.out[1], _blocks(shape, machine.lanes)
+
+    def cycles(columns: int, blocks: int) -> float:
+        return sum(
+            p * q * _step(m, b, 0) for m, p in _parts(width, columns) for b, q in _parts(all_blocks, blocks)
+        )
+
+    tiles = [(columns, blocks) for rows, columns, blocks in _tiles(shape, machine) if rows == 1]
+    columns, blocks = min(tiles, key=lambda tile: cycles(*tile))
+    return Plan(machine.lanes, 1, columns, blocks, 1, False, machine.lanes, shape.image)
+
+
 def plans(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Iterator[Plan]:
     """All plans there are."""
     depth = 1 if plain else machine.lanes
@@ -166,11 +180,27 @@ def write(
     _Kernel(shape, plan, finish, x, w, out, placed).write()
 
 
+@dataclass(frozen=True)
+class Near:
+    """What lies in a near cache, so that it need not be fetched before it is used."""
+
+    image: bool = False
+    result: bool = False
+
+
+def write_row(
+    shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, n: Expr, i: Expr, placed: Placed, near: Near
+) -> None:  # fmt: skip
+    """Emit row i of image n, by a plan of `choose_row`; to be called inside a loop of a `T.prim_func`."""
+    _Kernel(shape, plan, finish, x, w, out, placed, near).write_row(n, i)
+
+
 class _Kernel:
     def __init__(
-        self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, placed: Placed
+        self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, placed: Placed,
+        near: Near = Near(),
     ) -> None:  # fmt: skip
-        self.original, self.shape, self.plan = shape, _walked(shape, plan.image), plan
+        self.original, self.shape, self.plan, self.near = shape, _walked(shape, plan.image), plan, near
         self.finish, self.x, self.w, self.out, self.placed = finish, x, w, out, placed
         self.vector = T.ramp(0, 1, plan.lanes)
         self.blocks = _blocks(shape, plan.lanes)
@@ -187,8 +217,7 @@ class _Kernel:
             else:
                 group, rest = task % passes, task // passes
             group, n, first = T.bind(group), T.bind(rest // chunks), T.bind(rest % chunks * plan.chunk)
-            places = range(plan.rows * plan.columns)
-            self.sums = [[T.alloc_buffer((plan.lanes,)) for _ in range(plan.blocks)] for _ in places]
+            self.alloc()
             full, last = divmod(self.blocks, plan.blocks)
             if not last:
                 self.chunk(n, group, first, plan.blocks)
@@ -198,6 +227,19 @@ class _Kernel:
                     self.chunk(n, group, first, plan.blocks)
                 with T.Else():
                     self.chunk(n, group, first, last)
+
+    def write_row(self, n: Expr, i: Expr) -> None:
+        self.alloc()
+        full, last = divmod(self.blocks, self.plan.blocks)
+        with T.serial(full) as group:
+            self.row(n, group, i, 1, self.plan.blocks)
+        if last:
+            self.row(n, full, i, 1, last)
+
+    def alloc(self) -> None:
+        """The sums of a tile's places, each with a block of filters after the other."""
+        places = range(self.plan.rows * self.plan.columns)
+        self.sums = [[T.alloc_buffer((self.plan.lanes,)) for _ in range(self.plan.blocks)] for _ in places]
 
     def chunk(self, n: Expr, group: Expr, first: Expr, blocks: int) -> None:
         plan, height = self.plan, self.shape.out[0]
@@ -233,7 +275,7 @@ class _Kernel:
 
     def fetch(self, n: Expr, start: Expr, i: Expr, j: Expr, block: Expr, rows: int, columns: int, blocks: int) -> None:
         """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block."""
-        if len(self.out.shape) == 4:
+        if len(self.out.shape) == 4 or self.near.result:
             return
         count = -(-columns // self.deep)
 
@@ -282,10 +324,11 @@ class _Kernel:
         depth = te.min(plan.depth, self.shape.channels - block * plan.depth) if left_over else plan.depth
         for first, last, columns in tile.runs:
             places = [(u, m) for u in rows for m in columns]
-            later, start = self.later(channels, block, j, columns) if plan.depth > 1 else (0, 0)
+            ahead = plan.depth > 1 and not self.near.image
+            later, start = self.later(channels, block, j, columns) if ahead else (0, 0)
             with T.serial(last - first) as q, T.serial(depth) as c:
                 s = first + q
-                if plan.depth > 1:
+                if ahead:
                     turn = s * plan.depth + c
                     for u, place in product(rows, self.lines(turn, len(columns))):
                         at = self.place((i + u) * sh - top + r * dh, start * sw - left + place)

@@ -79,4 +79,5 @@ class CpuDevice:
 
 
 def _failed(step: Step, e: Exception) -> CnncError:
-    return error("E0999", f"`{step.function}`, which computes node `{step.node}`, failed: {str(e).splitlines()[-1]}")
+    nodes, reason = "`, `".join(step.nodes), str(e).splitlines()[-1]
+    return error("E0999", f"`{step.function}`, which computes `{nodes}`, failed: {reason}")

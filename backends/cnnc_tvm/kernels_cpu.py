@@ -12,11 +12,11 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_winograd, conv_winograd_plan
+from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_rows, conv_winograd, conv_winograd_plan
 from cnnc_tvm.builder import Builder, Tuned, untuned
 from cnnc_tvm.conv_shape import AMX, ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
-from cnnc_tvm.tensor import KERNEL, Kernel, Tensor
+from cnnc_tvm.tensor import KERNEL, Kernel, Rows, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -33,15 +33,50 @@ _AS_GOOD = 1.05
 
 
 def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
-    """The convolution by a kernel; None where there is none for its shape, or where images are stored plainly."""
+    """The convolution of a readable image by a kernel; None where there is none for its shape, or where images are
+    stored plainly."""
+    shape = _shape(b, op, x)
+    return _computed(b, out, x, weight, [_Part(shape)]) if shape else None
+
+
+def joined(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
+    """The convolution with those that make its image, row by row (see `conv_rows`); None where that is not faster."""
+    before, shape = x.kernel.rows if x.kernel else None, _shape(b, op, x)
+    if before is None or shape is None or b.machine is None or b.memory(out) is None:
+        return None
+    if weight.type.dtype is DType.BF16 and b.machine.pairs:  # whose own kernels are faster
+        return None
+    rows = Rows(
+        before.image, before.first, (*before.shapes, shape), (*before.weights, weight), (*before.between, x)
+    )  # fmt: skip
+    plan = conv_rows.choose(rows.shapes, b.machine) if conv_rows.takes(rows.shapes, b.lanes) else None
+    if plan is None:
+        return None
+    stages = zip(rows.shapes, plan.stages, rows.weights, strict=True)
+    packed = [_Part(shape).packed(b, weight, stage) for shape, stage, weight in stages]
+    read = chain.from_iterable(map(b.epilogue_reads, rows.between))
+    operands = list({t.te.op: t for t in (rows.image, *packed, *map(b.operand, read))}.values())
+    heart = b.heart(out)
+
+    def write(finish: Any, *buffers: Any) -> None:
+        *arrays, y = buffers
+        where = {t.te.op: buffer for t, buffer in zip(operands, arrays, strict=True)}
+        finishes = [*(b.epilogue(each, where) for each in rows.between), finish]
+        image = _From(where[rows.image.te.op], rows.first)
+        conv_rows.write(rows.shapes, plan, finishes, image, [where[w.te.op] for w in packed], y)
+
+    kernel = Kernel(heart, tuple(operands), write, rows)
+    return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
+
+
+def _shape(b: Builder, op: ops.Conv, x: Tensor) -> ConvShape | None:
+    """None where only the running program knows the image's sizes."""
     n, c, h, w = x.type.shape
     if not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
         return None
     top, left, bottom, right = (pad if isinstance(pad, int) else 0 for pad in op.pads(x.type))
-    shape = ConvShape(
-        b.size(n), c, op.channels, (h, w), op.kernel, op.stride, op.dilation, (top, left, bottom, right), op.groups
-    )
-    return _computed(b, out, x, weight, [_Part(shape)])
+    pads = top, left, bottom, right
+    return ConvShape(b.size(n), c, op.channels, (h, w), op.kernel, op.stride, op.dilation, pads, op.groups)
 
 
 def transposed(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -137,7 +172,10 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
                 with T.Else():
                     part.write(*many[0], finish, x, y)
 
-    kernel = Kernel(heart, (image, *operands), write)
+    single = len(parts) == 1 and parts[0].phase is None and not (plain or few_channels)
+    by_rows = single and not any(isinstance(plan, conv_bf16.Plan) for plan in plans[0])
+    rows = Rows(image, first, (parts[0].shape,), (weight,)) if by_rows else None
+    kernel = Kernel(heart, (image, *operands), write, rows)
     y = Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=kernel)
     return b.unrounded(y) if few_channels and out.dtype is not DType.F32 else y
 

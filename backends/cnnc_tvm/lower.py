@@ -141,9 +141,10 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     low = node.type.dtype
     if low is not DType.F32 and not _among(node.op, low):  # as if it had been stored
         result = replace(exact, te=None, element=lambda *i: loaded(stored(exact[i], low), low))
-    taken = [x for x in operands if x.loops]
+    joined = result.kernel.rows.between if result.kernel and result.kernel.rows else ()
+    taken = [x for x in operands if x.loops and (x in joined or x.kernel in (None, result.kernel))]
     label = "_".join([*dict.fromkeys(x.label for x in taken), node.op.name])
-    heart = next((x.node for x in taken if x.reduces), node.name)
+    heart = next((x.node for x in taken if x.reduces and x not in joined), node.name)
     return replace(result, type=node.type, label=label[:_MAX_LABEL], node=heart)
 
 
@@ -160,9 +161,10 @@ def _size(x: Tensor) -> int:
 
 
 def _operands(b: Builder, node: Node, values: dict[Value, Tensor]) -> list[Tensor]:
-    """The operands, stored where the node cannot take their expressions into its own: two reductions never meet.
+    """The operands, stored where the node cannot take their expressions into its own: of two reductions one is stored.
 
-    A slice of a stored tensor is read where it lies.
+    A slice of a stored tensor is read where it lies. A convolution decides itself whether to store its image or to
+    take in what makes it.
     """
     found: list[Tensor] = []
     reduces = False
@@ -170,7 +172,8 @@ def _operands(b: Builder, node: Node, values: dict[Value, Tensor]) -> list[Tenso
         value = values[x]
         pointwise = type(node.op) in POINTWISE and value.type.shape == node.type.shape
         moving = type(node.op) in MOVING and not value.reduces
-        if not (pointwise or moving or value.within) or (value.reduces and reduces):
+        joining = type(node.op) is ops.Conv and value.kernel is not None and value.kernel.rows is not None
+        if not (pointwise or moving or joining or value.within) or (value.reduces and reduces):
             value = values[x] = b.store(value)
         reduces |= value.reduces
         found.insert(0, value)

@@ -41,7 +41,7 @@ def peaks() -> Peaks:
 
     def seconds(function: Function, *shapes: tuple[int, ...]) -> float:
         views = [device.view(device.memory(4 * _size(shape)), shape, DType.F32) for shape in shapes]
-        return _best(device.call(Step(function.name, "", (), ()), views, {}))
+        return _best(device.call(Step(function.name, (), (), ()), views, {}))
 
     flops = max(
         2 * threads() * ROUNDS * SUMS * lanes / seconds(function, (threads(), SUMS * lanes))

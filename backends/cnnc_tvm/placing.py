@@ -62,7 +62,7 @@ class _Placer:
             return [self._call(step)]
         copies = []
         for x, place in self.arrangement.copied(planned):
-            copy = replace(self.b.copy(x), node=step.node)
+            copy = replace(self.b.copy(x), nodes=step.nodes)
             self.places[copy.args[-1]] = place
             copies.append(self._call(copy))
         return copies

@@ -57,8 +57,8 @@ class Step:
     names of `Plan.sizes`, and the numbers of parts."""
 
     function: str
-    node: str
-    """The node of the graph it computes, for errors and profiles."""
+    nodes: tuple[str, ...]
+    """The nodes of the graph it computes, operands first, for errors and profiles. Of the last it may be a part."""
     args: tuple[int, ...]
     dims: tuple[str, ...]
 
@@ -112,7 +112,7 @@ class Plan:
         data = {
             "tensors": [[str(x.type), x.memory, x.part and list(astuple(x.part))] for x in self.tensors],
             "blocks": [[str(x.type), x.first, x.last] for x in self.blocks],
-            "steps": [[s.function, s.node, list(s.args), list(s.dims)] for s in self.steps],
+            "steps": [[s.function, list(s.nodes), list(s.args), list(s.dims)] for s in self.steps],
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
             "kernels": {
@@ -130,7 +130,7 @@ class Plan:
         return Plan(
             tuple(Tensor(TensorType.parse(type), place, part and Part(*part)) for type, place, part in data["tensors"]),
             tuple(Block(TensorType.parse(type), first, last) for type, first, last in data["blocks"]),
-            tuple(Step(f, node, tuple(args), tuple(dims)) for f, node, args, dims in data["steps"]),
+            tuple(Step(f, tuple(nodes), tuple(args), tuple(dims)) for f, nodes, args, dims in data["steps"]),
             data["inputs"],
             data["outputs"],
             {name: _kernel(kernel) for name, kernel in data["kernels"].items()},

@@ -21,7 +21,7 @@ from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm import linear
 from cnnc_tvm.builder import Builder
-from cnnc_tvm.kernels_cpu import as_f32, convolution, transposed
+from cnnc_tvm.kernels_cpu import as_f32, convolution, joined, transposed
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.rules_dense import Stamps, around, biased, direct
 from cnnc_tvm.rules_shape import padded
@@ -77,6 +77,9 @@ def _tiled(b: Builder, out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
 
 @CPU(ops.Conv)
 def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if (y := joined(b, op, out, x, weight)) is not None:
+        return biased(b, out, y, bias)
+    x = b.readable(x)
     if (y := convolution(b, op, out, x, weight)) is not None:
         return biased(b, out, y, bias)
     if not _fills_lanes(op.channels, op.groups):

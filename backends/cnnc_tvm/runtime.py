@@ -107,7 +107,7 @@ class TvmProgram(Program):
                     call()
                     own.append(perf_counter() - start)
         return [
-            StepTimes(step.function, step.node, self._bytes(step, dims), tuple(own))
+            StepTimes(step.function, step.nodes, self._bytes(step, dims), tuple(own))
             for step, own in zip(self.plan.steps, times, strict=True)
         ]
 

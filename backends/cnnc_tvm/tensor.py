@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tvm_ffi
 from tvm import te, tirx
 
 from cnnc.ir.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from cnnc_tvm.conv_shape import ConvShape
 
 Expr: TypeAlias = Any
 """A scalar expression of TVM, or a Python number."""
@@ -96,6 +99,21 @@ class Kernel:
     """`write(finish, *buffers)` emits the statements; the last buffer is the result's. `finish(value, *index)` is what
     to store for the value at an index of the result; where that lies in blocks, `finish(value, n, block, lane, i, j)`
     for the value at channel `lane` of a block."""
+    rows: Rows | None = None
+    """What it computes, if a further convolution may take it in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Convolutions one after the other, whose rows may be computed as a further one needs them (see `conv_rows`)."""
+
+    image: Tensor
+    """The stored tensor of blocks that the first one reads, from block `first` on."""
+    first: int
+    shapes: tuple[ConvShape, ...]
+    weights: tuple[Tensor, ...]
+    between: tuple[Tensor, ...] = ()
+    """The results of all but the last, expressions of their hearts."""
 
 
 @dataclass(frozen=True)

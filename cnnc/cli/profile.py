@@ -26,6 +26,7 @@ from cnnc.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cnnc.ir.graph import Node
     from cnnc.profiling import Layer, Profile
 
 WIDEST = 48
@@ -58,7 +59,8 @@ def profile(
     The model is compiled for target cpu and run on random inputs. For each layer, with what the optimiser fused into
     it: the median of its times, its share of their sum, floating-point operations a second, bytes of operands and
     results a second, and their shares of what this machine reaches, which is measured too. Operations are those of
-    direct convolution, and bytes may come from a cache, so that shares can be above 100%.
+    direct convolution, and bytes may come from a cache, so that shares can be above 100%. Layers that one kernel
+    computes together are timed as the last of them, the others are marked ↓.
     """
     from cnnc.profiling import profile as measure
     from cnnc.target import ports
@@ -97,11 +99,11 @@ def _print_layers(profile: Profile) -> None:
     for title in (*left, "ms", "share", "GFLOP/s", "of peak", "bytes", "GB/s", "of memory"):
         table.add_column(title, no_wrap=True, justify="left" if title in left else "right")
     for layer in profile.layers:
-        op, peaks = str(layer.node.op), profile.peaks
+        peaks = profile.peaks
+        for node in layer.before:
+            table.add_row(*_columns(node), "↓")
         table.add_row(
-            layer.node.name,
-            op if len(op) <= WIDEST else f"{op[: WIDEST - 1]}…",
-            str(layer.node.type),
+            *_columns(layer.node),
             *_time(profile, [layer]),
             f"{layer.flops / peaks.flops:.0%}" if layer.macs else "",
             size_text(layer.bytes),
@@ -109,6 +111,11 @@ def _print_layers(profile: Profile) -> None:
             f"{layer.bandwidth / peaks.bandwidth:.0%}",
         )
     print_table(table)
+
+
+def _columns(node: Node) -> tuple[str, str, str]:
+    op = str(node.op)
+    return node.name, op if len(op) <= WIDEST else f"{op[: WIDEST - 1]}…", str(node.type)
 
 
 def _time(profile: Profile, layers: Sequence[Layer]) -> tuple[str, str, str]:
@@ -139,6 +146,7 @@ def _json(profile: Profile) -> dict[str, Any]:
         "layers": [
             {
                 "name": x.node.name,
+                "before": [node.name for node in x.before],
                 "op": str(x.node.op),
                 "type": str(x.node.type),
                 "at": str(x.node.origin.span) if x.node.origin else None,
