@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -176,11 +177,9 @@ class _Kernel(ABC):
         self.phases = self.walk.phases
         self.deep = -(-shape.channels // _DEPTH)
 
-    def begin(self) -> None:  # noqa: B027 - nothing, unless a kind says otherwise
-        """What a task does before it multiplies."""
-
-    def end(self) -> None:  # noqa: B027
-        """What it does after that."""
+    def ready(self) -> AbstractContextManager[None]:
+        """What a task does before and after it multiplies: nothing, unless a kind says otherwise."""
+        return nullcontext()
 
     @abstractmethod
     def multiply(self, panel: Expr, start: Expr, count: int) -> None:
@@ -197,10 +196,9 @@ class _Kernel(ABC):
             self.copy = T.alloc_buffer((self.deep, len(self.phases), size, _DEPTH), "uint16")
             self.sums = T.alloc_buffer((_PANEL, together * plan.places, LANES), "float32")
             self.fill(n, first)
-            self.begin()
             rows = T.bind(te.min(plan.chunk, shape.out[0] - first))
             count = T.bind(walk.count(rows, plan.places))
-            with T.serial(te.min(plan.panels, panels - part * plan.panels)) as k:
+            with self.ready(), T.serial(te.min(plan.panels, panels - part * plan.panels)) as k:
                 panel = T.bind(part * plan.panels + k)
 
                 def some(number: int, start: Expr, panel: Expr = panel) -> None:
@@ -213,7 +211,6 @@ class _Kernel(ABC):
                 if together > 1:
                     with T.If(count % together == 1), T.Then():
                         some(1, (count - 1) * plan.places)
-            self.end()
 
     def fill(self, n: Expr, first: Expr) -> None:
         """Copy the rows that are read from row `first` of the result on."""
@@ -302,13 +299,13 @@ class _Tiles(_Kernel):
     _CONFIGURATION = (1, 0, 0, 0, *[_ROW << 16 | _ROW] * 4, 0, 0, 0, 0, *[LANES * 0x01010101] * 2, 0, 0)
     """Words of 32 bits: the palette, then for each tile the bytes of a row, then for each tile how many rows."""
 
-    def begin(self) -> None:
+    @contextmanager
+    def ready(self) -> Iterator[None]:
         words = T.alloc_buffer((len(self._CONFIGURATION),), "uint32")
         for i, word in enumerate(self._CONFIGURATION):
             T.buffer_store(words, tirx.const(word, "uint32"), [i])
         _amx("ldtilecfg", T.address_of(words[0]))
-
-    def end(self) -> None:
+        yield
         _amx("tilerelease")
 
     def multiply(self, panel: Expr, start: Expr, count: int) -> None:
