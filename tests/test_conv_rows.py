@@ -25,6 +25,7 @@ from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.lower import lower
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.runtime import TvmProgram
+from conftest import Cli
 from conv_kernels import blocked, execute, filled, unblocked
 from numerics import Array, assert_agree, random_inputs, random_weights
 
@@ -322,3 +323,12 @@ def test_a_profile_has_each_layer_once() -> None:
     assert [node.op.name for node in (*layer.before, layer.node)] == ["fused", "fused", "conv"]
     assert len(layer.functions) == 3  # the image in blocks, the convolutions, the result as it lies plainly
     assert layer.macs == 2 * 72 * (24 * 40 + 40 * 9 + 40 * 24)
+
+
+@pytest.mark.usefixtures("always")
+def test_lines_of_layers_that_are_timed_with_a_later_one_are_marked(cli: Cli, tmp_path: Path) -> None:
+    layers = "y = x\n-> conv(40, 1) -> relu\n-> conv(40, 3, pad=1, groups=40)\n-> conv(24, 1)\n"
+    (tmp_path / "net.cnn").write_text(f"model M {{ input x: f32[2, 24, 8, 9] output y\n{layers}}}")
+    lines = cli("profile", tmp_path / "net.cnn", "--runs", 1, "--no-cache", "--annotate").stdout.splitlines()[2:8]
+    assert [line.partition("|")[0].split()[:1] for line in lines[:4]] == [[], [], ["↓"], ["↓"]]
+    assert float(lines[4].split()[0]) > 0

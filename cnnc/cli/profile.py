@@ -127,10 +127,13 @@ def _time(profile: Profile, layers: Sequence[Layer]) -> tuple[str, str, str]:
 
 def _print_lines(profile: Profile) -> None:
     """The sources that have layers, whole, with the time of those beside each line."""
+    before = [node.origin.span for layer in profile.layers for node in layer.before if node.origin]
     for source, lines in profile.by_line().items():
+        earlier = {span.line for span in before if span.source == source}
         click.echo(f"{source.name}\n{'ms':>10} {'share':>6} {'GFLOP/s':>8}")
         for number, text in enumerate(source.text.splitlines(), start=1):
-            time, share, rate = _time(profile, lines[number]) if number in lines else ("", "", "")
+            mark = "↓" if number in earlier else ""
+            time, share, rate = _time(profile, lines[number]) if number in lines else (mark, "", "")
             click.echo(f"{time:>10} {share:>6} {rate:>8} | {text}".rstrip())
         click.echo()
 
