@@ -271,7 +271,10 @@ MUTANTS = (
         "all groups read the first channels", cpu(ops.Conv(1, 1)),
         "tirx.floordiv(o, per_group) * size if op.groups > 1 else 0", "0", "y = x -> conv(32, 3, groups=2)", "cpu",
     ),
-    Mutant("epsilon dropped", cpu(ops.BatchNorm()), "+ f32(op.eps))", ")", "y = x -> relu -> bn(eps=0.1)", "cpu"),
+    Mutant(
+        "epsilon dropped", cpu(ops.BatchNorm()), "var + np.float32(op.eps)", "var", "y = x -> relu -> bn(eps=0.1)",
+        "cpu",
+    ),
     Mutant(
         "kernel rows of a deconv unstepped", rules_dense.Stamps._reach, "r = first + step * t", "r = first + t",
         "y = x -> deconv(3, 4, s=2)", "cuda",

@@ -176,12 +176,22 @@ class Builder:
         return self._stored(type)
 
     def param(self, param: Param) -> Tensor:
-        """A parameter as it is; one per channel may be read up to the end of the last block."""
+        """A parameter as it is; where images lie in blocks those per channel are in f32, since each place reads them,
+        and may be read up to the end of the last block."""
         if not self.lanes or param.type.rank != 1:
             return self.constant(param.name, lambda: self.weights[param.name])
-        full = self.constant(f"{param.name}:full", lambda: _filled(self.weights[param.name], self.lanes))
+        full = self.constant(f"{param.name}:full", lambda: _filled(_as_f32(self.weights[param.name]), self.lanes))
         self._full.add(full.te.op)
         return replace(full, type=param.type)
+
+    def derived(self, what: str, make: Callable[..., Array], *params: Tensor) -> Tensor:
+        """A parameter per channel made of others, which `param` gave, while compiling; `what` tells those apart that
+        are made of the same. `make` gets and gives arrays of f32, and counts for what lies past the last channel."""
+        names = [self.constant_names[self.number(x)] for x in params]
+        made = self.constant(f"{'+'.join(names)}:{what}", lambda: make(*(_as_f32(self.constants[x]) for x in names)))
+        if self.lanes:
+            self._full.add(made.te.op)
+        return replace(made, type=TensorType(params[0].type.shape))
 
     def packed(self, param: Tensor, layout: str, pack: Callable[[Array], Array]) -> Tensor:
         """A parameter rearranged while compiling; `layout` tells the arrangements of one parameter apart."""
@@ -507,6 +517,10 @@ def _mentions(index: Expr, var: Expr) -> bool:
     found: list[Any] = []
     tvm_ffi.structural_walk(index, (tirx.Var, lambda x: found.append(x.same_as(var))))
     return any(found)
+
+
+def _as_f32(array: Array) -> Array:
+    return array.astype(np.float32, copy=False)
 
 
 def _filled(array: Array, lanes: int) -> Array:

@@ -94,8 +94,8 @@ def lower(
     for node in graph.nodes:
         b.node, b.label = node.name, node.op.name
         try:
-            lowered = _fused if isinstance(node.op, ops.Fused) else _result
-            result = lowered(b, node, values, rules)
+            fused = isinstance(node.op, ops.Fused)
+            result = _fused(b, node, values, rules) if fused else _result(b, node, values, rules, _rounds(node))
             users = len(graph.users[node])
             if node in wanted:
                 values[node] = b.store(result) if users else b.plain(result)
@@ -119,27 +119,29 @@ def _fused(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rul
     """The result of a layer with its epilogue, which takes in the layer's expression; other operands are in memory."""
     for x in node.inputs[1:]:
         values[x] = b.readable(values[x])
-    result = values[node.inputs[0]]
+    assert isinstance(node.op, ops.Fused)
+    wide, result = node.op.wide, values[node.inputs[0]]
     for part in chain(node, node.inputs):
-        result = _result(b, part, values, rules)
+        last = part.name == node.name
+        result = _result(b, part, values, rules, last if wide else _rounds(part))
         if result.loops:
             result = replace(result, node=node.name)  # all that is computed for a part is for the node
         values[part] = result
     return result
 
 
-def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule]) -> Tensor:
-    """The node's result, stored or not, named after the nodes it takes in."""
+def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Rule], rounds: bool) -> Tensor:
+    """The node's result, rounded to its type or not, stored or not, named after the nodes it takes in."""
     operands = _operands(b, node, values)
     params = {role: b.param(param) for role, param in node.params.items()}
     result = rules[node.op](b, node.op, node.type, *operands, **params)
     if type(node.op) in POINTWISE and result.loops and _size(result) > _MAX_SIZE:
         result = rules[node.op](b, node.op, node.type, *map(b.store, operands), **params)
-    if result.loops is None or result in operands:
+    if result.loops is None or (result in operands and not rounds):
         return result
     exact = result
     low = node.type.dtype
-    if low is not DType.F32 and not _among(node.op, low):  # as if it had been stored
+    if rounds and low is not DType.F32:  # as if it had been stored
         result = replace(exact, te=None, element=lambda *i: loaded(stored(exact[i], low), low))
     joined = result.kernel.rows.between if result.kernel and result.kernel.rows else ()
     taken = [x for x in operands if x.loops and (x in joined or x.kernel in (None, result.kernel))]
@@ -148,11 +150,12 @@ def _result(b: Builder, node: Node, values: dict[Value, Tensor], rules: Rules[Ru
     return replace(result, type=node.type, label=label[:_MAX_LABEL], node=heart)
 
 
-def _among(op: Op, dtype: DType) -> bool:
-    """Whether the results of an op are among the numbers of its type, so that no rounding changes them."""
-    if isinstance(op, ops.Clip):
-        return all(float(np.asarray(x, numpy_dtype(dtype))) == x for x in (op.low, op.high))
-    return type(op) in CHOOSING
+def _rounds(node: Node) -> bool:
+    """Whether a node on numbers of its type may give others."""
+    if isinstance(node.op, ops.Clip):
+        dtype = numpy_dtype(node.type.dtype)
+        return any(float(np.asarray(x, dtype)) != x for x in (node.op.low, node.op.high))
+    return type(node.op) not in CHOOSING
 
 
 def _size(x: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import te
@@ -31,6 +31,9 @@ from cnnc_tvm.scalar import (
     tanh,
 )
 from cnnc_tvm.tensor import Expr, Tensor, floated
+
+if TYPE_CHECKING:
+    from cnnc.target import Array
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
@@ -110,10 +113,15 @@ def _(
     b: Builder, op: ops.BatchNorm, out: TensorType, x: Tensor,
     weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
 ) -> Tensor:  # fmt: skip
-    gain, shift, mean, var = map(per_channel, (weight, bias, running_mean, running_var))
+    def scale(weight: Array, var: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return weight / np.sqrt(var + np.float32(op.eps))
+
+    factor = b.derived(f"scale {op.eps}", scale, weight, running_var)
+    gain, shift, mean = map(per_channel, (factor, bias, running_mean))
 
     def element(*i: Expr) -> Expr:
-        return floated(x[i], lambda v: (v - mean(*i)) * (gain(*i) / te.sqrt(var(*i) + f32(op.eps))) + shift(*i))
+        return floated(x[i], lambda v: (v - mean(*i)) * gain(*i) + shift(*i))
 
     return b.points(out, element, x)
 

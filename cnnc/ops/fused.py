@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from cnnc.ir.attrs import Kind, ListOf, attr
+from cnnc.ir.attrs import Bool, Kind, ListOf, attr
 from cnnc.ir.dim import Dim
 from cnnc.ir.graph import Graph, Node, Value, keep
 from cnnc.ir.op import Op, OpError, ParamSpec, register
@@ -43,6 +43,7 @@ class Fused(Op):
 
     A further part keeps the shape. One that merges (`add`) has a second operand, in order after x. The parameters of
     the first part have their roles; those of the k-th part after it are `{op}{k}_{role}`, such as `prelu2_weight`.
+    With `wide`, results in f16 and bf16 are rounded once: a target may keep those of the parts before the last in f32.
 
     Shapes: those of the first part; every other operand broadcasts to its result.
     """
@@ -50,6 +51,7 @@ class Fused(Op):
     name = "fused"
     internal = True
     parts: tuple[Op, ...] = attr(ListOf(OpKind()), "parts", variadic=True)
+    wide: bool = attr(Bool(), "wide", default=False)
 
     def steps(self, operands: Sequence[T]) -> Iterator[tuple[Op, tuple[T, ...]]]:
         """Each part with the operands it has beside the result so far; the first has x."""

@@ -24,6 +24,7 @@ from cnnc.passes.merge_siblings import MERGE_SIBLINGS
 from cnnc.passes.pointwise_linear import POINTWISE_LINEAR
 from cnnc.passes.remove_identity import REMOVE_IDENTITY
 from cnnc.passes.reorder_pool import REORDER_POOL
+from cnnc.passes.round_once import ROUND_ONCE
 from cnnc.passes.share_common import SHARE_COMMON
 from cnnc.passes.zero_channels import ZERO_CHANNELS
 
@@ -32,7 +33,7 @@ _ORDER = (
     FOLD_BATCH_NORM, FOLD_NORMALIZE, FOLD_INTO_NEXT, FOLD_SCALE,
     MERGE_POOLS, REORDER_POOL, COMMUTE_POOL, DEAD_CHANNELS, ZERO_CHANNELS,
     POINTWISE_LINEAR, FULLY_CONVOLUTIONAL, MERGE_SIBLINGS,
-    FUSE_EPILOGUE,
+    FUSE_EPILOGUE, ROUND_ONCE,
 )  # fmt: skip
 
 PASSES: Mapping[str, Pass] = MappingProxyType({each.name: each for each in _ORDER})

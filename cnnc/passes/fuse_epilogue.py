@@ -49,6 +49,8 @@ def _check(node: Node, layer: Node, sweep: Sweep) -> None:
         raise Refusal(f"the result of `{layer.name}` is read elsewhere too")
     if node.type != layer.type:
         raise Refusal(f"`{node.op.name}` gives {node.type}, not {layer.type} as `{layer.name}` does")
+    if isinstance(layer.op, Fused) and layer.op.wide:
+        raise Refusal(f"`{layer.name}` would not round its result, which `{node.op.name}` takes rounded")
     if len(parts_of(layer.op)) > LONGEST:
         raise Refusal(f"`{layer.name}` has {LONGEST} ops after it in one node already")
 
