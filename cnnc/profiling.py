@@ -6,7 +6,7 @@ Its steps are timed one by one in runs of the whole network, so that caches are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -38,7 +38,7 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """What a machine does at best, in a second."""
+    """What a machine does at best, in a second: medians, as the times of layers are."""
 
     flops: float
     """Floating-point operations in f32: a product that is added counts as two. Kernels of bf16 may do more."""
@@ -49,13 +49,21 @@ class Peaks:
 class Timed(Protocol):
     """What programs of the target `cpu` offer beside running."""
 
-    def timed(self, runs: int, /, **arrays: object) -> Sequence[StepTimes]: ...
+    def timed(self, runs: int, between: Callable[[], object], /, **arrays: object) -> Sequence[StepTimes]: ...
+
+
+class Meter(Protocol):
+    """Measures the peaks: by samples, taken between the runs of what is compared with them."""
+
+    def sample(self) -> None: ...
+
+    def peaks(self) -> Peaks: ...
 
 
 class Measured(Protocol):
     """What the target `cpu` offers beside compiling."""
 
-    def peaks(self) -> Peaks: ...
+    def meter(self) -> Meter: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +125,8 @@ def profile(
     """
     network = driver.optimise(graph, weights, level=optimise, passes=passes).network
     program = driver.compile(network.graph, TARGET, network.weights, optimise=0, cache=cache, **options)
-    steps = cast(Timed, program).timed(runs, **inputs)
-    peaks = cast(Measured, target(TARGET)).peaks()
+    meter = cast(Measured, target(TARGET)).meter()
+    steps = cast(Timed, program).timed(runs, meter.sample, **inputs)
     dims: dict[str, int] = {}
     for port in program.inputs:
         as_array(inputs[port.name], port, dims)
@@ -129,7 +137,7 @@ def profile(
     for step in steps:
         own.setdefault(within[step.nodes[-1]], []).append(step)
     layers = (_layer([nodes[x] for x in nodes if within.get(x) == name], dims, each) for name, each in own.items())
-    return Profile(graph, tuple(layers), peaks, runs)
+    return Profile(graph, tuple(layers), meter.peaks(), runs)
 
 
 def _layer(nodes: Sequence[Node], dims: Mapping[str, int], steps: Sequence[StepTimes]) -> Layer:

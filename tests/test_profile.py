@@ -66,7 +66,7 @@ def test_a_slow_step_is_the_one_that_takes_long():
     calls = program._frame.calls
     fast = calls[1]
     calls[1] = lambda: (time.sleep(0.05), fast())
-    steps = program.timed(3, x=X)
+    steps = program.timed(3, lambda: None, x=X)
     assert [i for i, step in enumerate(steps) if min(step.seconds) >= 0.05] == [1]
     assert [(step.function, step.nodes) for step in steps] == [(x.function, x.nodes) for x in program.plan.steps]
     assert [len(step.seconds) for step in steps] == [3] * len(steps)
@@ -82,16 +82,39 @@ def test_each_run_begins_with_the_inputs():
     memory, calls = program._frame.memory[program.plan.inputs["x"]], program._frame.calls
     first = calls[0]
     calls[0] = lambda: (seen.append(memory[: x.nbytes].view(np.float32).tolist()), first())
-    program.timed(2, x=x)
+    program.timed(2, lambda: None, x=x)
     assert memory[: x.nbytes].view(np.float32).tolist() == want.reshape(-1).tolist() != x.reshape(-1).tolist()
     assert seen == [x.reshape(-1).tolist()] * 3
 
 
-def test_the_peaks_are_measured_once():
-    peaks = target("cpu").peaks()
-    assert peaks is target("cpu").peaks()
+def test_something_is_done_before_each_run():
+    program = cnnc.compile(cnnc.load(MODEL), "cpu")
+    done = []
+    calls = program._frame_for({"N": 3}).calls
+    first = calls[0]
+    calls[0] = lambda: (done.append("run"), first())
+    program.timed(2, lambda: done.append("between"), x=X)
+    assert done == ["run", "between", "run", "between", "run"]
+
+
+def test_the_peaks():
+    meter = target("cpu").meter()
+    meter.sample()
+    peaks = meter.peaks()
     assert peaks.flops > 1e9
     assert peaks.bandwidth > 1e8
+
+
+def test_the_peak_is_the_median_of_the_samples(monkeypatch: pytest.MonkeyPatch):
+    """Which are of a slow clock here for most of the time."""
+    meter = target("cpu").meter()
+    times = iter([[1.0], [4.0, 4.0], [2.0, 8.0], [9.0]])
+    monkeypatch.setattr("cnnc_tvm.peak._seconds", lambda call, lasting: next(times))
+    for _ in range(3):
+        meter.sample()
+    found = meter.peaks()
+    assert found.flops * 4 == meter._flops
+    assert found.bandwidth * 9 == 2 * 4 * 2**25
 
 
 TIMES = {"first.0": (3, 1, 2), "first.3": (4, 4, 4), "second.0": (1, 1, 1), "fc": (1, 5, 9)}
@@ -101,7 +124,7 @@ TIMES = {"first.0": (3, 1, 2), "first.3": (4, 4, 4), "second.0": (1, 1, 1), "fc"
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs of two steps a layer, whose times are known, on a machine of 10 GFLOP/s and 1 GB/s."""
 
-    def timed(runs: int, **inputs: object) -> Sequence[StepTimes]:
+    def timed(runs: int, between: object, **inputs: object) -> Sequence[StepTimes]:
         return [
             StepTimes(f"f{i}", (node,), 1000, tuple(x / 2e6 for x in times))
             for node, times in TIMES.items()
@@ -112,7 +135,8 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(timed=timed, inputs=ports(graph)[0])
 
     monkeypatch.setattr(driver, "compile", compile)
-    monkeypatch.setattr("cnnc.profiling.target", lambda name: SimpleNamespace(peaks=lambda: Peaks(1e10, 1e9)))
+    meter = SimpleNamespace(sample=None, peaks=lambda: Peaks(1e10, 1e9))
+    monkeypatch.setattr("cnnc.profiling.target", lambda name: SimpleNamespace(meter=lambda: meter))
 
 
 @pytest.mark.usefixtures("faked")

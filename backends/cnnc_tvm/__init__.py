@@ -17,7 +17,7 @@ from cnnc.ir.types import DType, TensorType
 from cnnc.target import Port, Status, Target, ports
 
 if TYPE_CHECKING:
-    from cnnc.profiling import Peaks
+    from cnnc.profiling import Meter
     from cnnc.target import Array, Weights
     from cnnc.tuned import Store
     from cnnc.tuning import Bench, Farm
@@ -84,14 +84,14 @@ class CpuTarget(Target):
         code = {LIBRARY: library, INSTRUCTIONS: stated(sorted({*needs(cpu), *lowered.instructions}))}
         return self._program(ports(graph), lowered.plan, lowered.weights, code, text)
 
-    def peaks(self) -> Peaks:
-        """What this machine does at best, measured once a process. CnncError as of `compile`."""
+    def meter(self) -> Meter:
+        """A meter of what this machine does at best. CnncError as of `compile`."""
         from cnnc_tvm.ffi import import_compiler
 
         import_compiler()
-        from cnnc_tvm.peak import peaks
+        from cnnc_tvm.peak import Peak
 
-        return peaks()
+        return Peak()
 
     def bench(
         self, graph: Graph, options: Mapping[str, str], farm: Farm | None

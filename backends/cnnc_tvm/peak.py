@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
+from math import prod
+from statistics import median
 from typing import Any, Final
 
 from tvm import tirx
@@ -28,41 +30,55 @@ ROUNDS: Final = 50_000
 COPIED: Final = 2**25
 PIECE: Final = 2**12
 """Floats that are copied, more than caches hold, and those that a thread copies at a time."""
-LASTING: Final = 0.3
-"""Seconds that each function is called again and again for."""
+SAMPLE, COPYING, CHOOSING = 0.002, 0.3, 0.02
+"""Seconds that products of a sample take, all copies, and each vector length that may be the fastest."""
+
+
+class Peak:
+    """A meter of the peaks. The clock of a processor varies, so products are counted in samples, to be taken between
+    the runs of what is compared with them; both are then medians of the same time."""
+
+    def __init__(self) -> None:
+        self._device, products, self._copied = _compiled()
+        times = {lanes: _seconds(call, CHOOSING) for lanes, call in products.items()}
+        lanes = max(products, key=lambda lanes: lanes / min(times[lanes]))
+        self._multiply, self._flops = products[lanes], 2 * threads() * ROUNDS * SUMS * lanes
+        self._times: list[float] = []
+
+    def sample(self) -> None:
+        """Multiply for a moment."""
+        self._times += _seconds(self._multiply, SAMPLE)
+
+    def peaks(self) -> Peaks:
+        """By the samples so far, of which there must be one, and by copies made now."""
+        copying = _seconds(self._copied, COPYING)
+        return Peaks(self._flops / median(self._times), 2 * 4 * COPIED / median(copying))
 
 
 @cache
-def peaks() -> Peaks:
-    """Measured once a process, in some seconds. The best of many short calls: what others do here only takes away."""
+def _compiled() -> tuple[CpuDevice, dict[int, Callable[[], object]], Callable[[], object]]:
+    """The device, what multiplies vectors of so many lanes, and what copies memory."""
     products = {lanes: _products(lanes, threads()) for lanes in LANES}
     copy = _copy()
     device = CpuDevice(build({x.name: x for x in (*products.values(), copy)}, "native")[0])
 
-    def seconds(function: Function, *shapes: tuple[int, ...]) -> float:
-        views = [device.view(device.memory(4 * _size(shape)), shape, DType.F32) for shape in shapes]
-        return _best(device.call(Step(function.name, (), (), ()), views, {}))
+    def call(function: Function, *shapes: tuple[int, ...]) -> Callable[[], object]:
+        views = [device.view(device.memory(4 * prod(shape)), shape, DType.F32) for shape in shapes]
+        called = device.call(Step(function.name, (), (), ()), views, {})
+        called()  # touches the memory
+        return called
 
-    flops = max(
-        2 * threads() * ROUNDS * SUMS * lanes / seconds(function, (threads(), SUMS * lanes))
-        for lanes, function in products.items()
-    )
-    return Peaks(flops, 2 * 4 * COPIED / seconds(copy, (COPIED,), (COPIED,)))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    rows, *columns = shape
-    return rows * (columns[0] if columns else 1)
+    multiplying = {lanes: call(function, (threads(), SUMS * lanes)) for lanes, function in products.items()}
+    return device, multiplying, call(copy, (COPIED,), (COPIED,))
 
 
-def _best(call: Callable[[], object]) -> float:
-    """The least seconds of some calls after one that touches the memory."""
-    call()
-    best, end = float("inf"), time.perf_counter() + LASTING
+def _seconds(call: Callable[[], object], lasting: float) -> list[float]:
+    """Those of calls one after the other, for so long."""
+    found, end = [], time.perf_counter() + lasting
     while (start := time.perf_counter()) < end:
         call()
-        best = min(best, time.perf_counter() - start)
-    return best
+        found.append(time.perf_counter() - start)
+    return found
 
 
 def _written(name: str, write: Callable[..., None], *shapes: tuple[int, ...]) -> Function:

@@ -92,9 +92,9 @@ class TvmProgram(Program):
                 self._device.read(frame.memory[self.plan.outputs[port.name]], outputs[port.name])
             return outputs
 
-    def timed(self, runs: int, /, **arrays: object) -> list[StepTimes]:
-        """The times of each step in `runs` runs on these inputs, after one that warms up. The device must be one
-        that is done with a step when its call returns."""
+    def timed(self, runs: int, between: Callable[[], object], /, **arrays: object) -> list[StepTimes]:
+        """The times of each step in `runs` runs on these inputs, after one that warms up; before each, `between` is
+        called. The device must be one that is done with a step when its call returns."""
         from cnnc.profiling import StepTimes
 
         inputs, dims = self._checked(arrays)
@@ -102,6 +102,7 @@ class TvmProgram(Program):
         times: list[list[float]] = [[] for _ in self.plan.steps]
         with self._lock:
             for _ in range(runs):
+                between()
                 for call, own in zip(self._filled(inputs, dims).calls, times, strict=True):
                     start = perf_counter()
                     call()
