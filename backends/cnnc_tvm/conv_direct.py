@@ -27,8 +27,11 @@ from cnnc_tvm.tensor import Expr
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-_AHEAD = 16
-"""Channels between the weights that are multiplied and those fetched into the first cache."""
+_AHEAD, _FAR_AHEAD = 16, 48
+"""Channels between the weights that are multiplied and those fetched into the first cache: of few, and of so many that
+they come from memory."""
+_MANY_WEIGHTS = 2**20
+"""Bytes."""
 _BLOCKS_AHEAD = 2
 """Blocks of channels between the inputs that are multiplied and those fetched."""
 
@@ -207,6 +210,8 @@ class _Kernel:
         self.passes = -(-self.blocks // plan.blocks)
         """Groups of filters of one group of the convolution."""
         self.deep = -(-shape.channels // shape.groups // plan.depth)
+        weights = 4 * shape.filters * shape.channels // shape.groups * prod(shape.kernel)
+        self.ahead = _AHEAD if weights < _MANY_WEIGHTS else _FAR_AHEAD
 
     def write(self) -> None:
         plan, height = self.plan, self.shape.out[0]
@@ -334,7 +339,7 @@ class _Kernel:
                         at = self.place((i + u) * sh - top + r * dh, start * sw - left + place)
                         prefetch(self.x, n, later, *at, 0)
                 for k in range(blocks):
-                    prefetch(self.w, group, block, r, s, c, (k + _AHEAD * plan.blocks) * plan.lanes)
+                    prefetch(self.w, group, block, r, s, c, (k + self.ahead * plan.blocks) * plan.lanes)
                 vectors = [T.ramp(k * plan.lanes, 1, plan.lanes) for k in range(blocks)]
                 weights = [T.bind(self.w[group, block, r, s, c, vector]) for vector in vectors]
                 for u, m in places:
