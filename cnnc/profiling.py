@@ -38,7 +38,7 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """What a machine does at best, in a second: medians, as the times of layers are."""
+    """What a machine does in a second where nothing holds it up: medians, as the times of layers are."""
 
     flops: float
     """Floating-point operations in f32: a product that is added counts as two. Kernels of bf16 may do more."""

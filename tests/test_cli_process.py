@@ -13,7 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 CNNC = [sys.executable, "-m", "cnnc"]
 NET = "model Net { input x: f32[N, 3] output y y = x -> linear(2) }\n"
@@ -134,3 +137,13 @@ def test_long_work_shows_itself_on_terminals_only() -> None:
     source = ("compile", "-", "-t", "numpy", "-o", "/dev/null")
     assert "compiling Net for numpy" in on_a_terminal(*source, input=NET)
     assert "compiling" not in run(*source, input=NET).stderr
+
+
+def test_weights_in_bf16(tmp_path: Path) -> None:
+    """NumPy knows them only once something has told it."""
+    weights = {"0.weight": np.zeros((2, 3)), "0.bias": np.full(2, 0.25)}
+    path = tmp_path / "w.safetensors"
+    save_file({name: array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}, path)
+    done = run("run", "-", "--weights", str(path), "-i", "x=zeros", input=NET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.25" in done.stdout

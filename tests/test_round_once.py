@@ -14,7 +14,9 @@ from cnnc.ir.text import from_text, to_text
 from cnnc.ir.types import DType, TensorType
 from cnnc.ops.fused import Fused
 from cnnc.target import numpy_dtype, reference
-from numerics import Array, random_inputs, random_weights
+from cnnc_tvm.runtime import TvmProgram
+from cuda_emulator import runnable
+from numerics import Array, assert_agree, random_inputs, random_weights
 
 PASSES = "fuse_epilogue,round_once"
 
@@ -69,39 +71,69 @@ def full(dtype: str, number: float) -> Array:
     return np.full((2, 16, 5, 5), number).astype(numpy_dtype(DType(dtype)))
 
 
-def on_cpu(graph: Graph, weights: dict[str, Array], passes: str, **inputs: Array) -> list[float]:
+def results(target: str, graph: Graph, weights: dict[str, Array], passes: str, **inputs: Array) -> list[float]:
     """The different numbers of the result."""
-    y = cnnc.compile(graph, "cpu", weights, optimise=0, passes=passes)(**inputs)["y"]
+    program = cnnc.compile(graph, target, weights, optimise=0, passes=passes)
+    assert isinstance(program, TvmProgram)
+    y = (runnable(program) if target == "cuda" else program)(**inputs)["y"]
     return np.unique(y.astype(np.float64)).tolist()
 
 
 # bf16 has every second integer from 2^8 on, f16 from 2^11: of two that are as near it takes the multiple of 4.
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("dtype", "factors", "z", "once", "each"),
     [("bf16", (7, 37), 3, 262, 264), ("f16", (3, 683), 1, 2050, 2048)],
 )
 def test_what_lies_between_is_not_rounded(
-    dtype: str, factors: tuple[float, float], z: float, once: float, each: float
+    dtype: str, factors: tuple[float, float], z: float, once: float, each: float, target: str
 ) -> None:
     graph = load("y = add { x -> conv(16, 1, bias=false) | z } -> relu", dtype, "x", "z")
     weights = multiplied(graph, factors[0])
     inputs = {"x": full(dtype, factors[1]), "z": full(dtype, z)}
-    assert on_cpu(graph, weights, PASSES, **inputs) == [once]
-    assert on_cpu(graph, weights, "fuse_epilogue", **inputs) == on_cpu(graph, weights, "", **inputs) == [each]
+    assert results(target, graph, weights, PASSES, **inputs) == [once]
+    rounding = [results(target, graph, weights, passes, **inputs) for passes in ("fuse_epilogue", "")]
+    assert rounding == [[each], [each]]
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("last", ["relu", "abs", "clip(0, 4096)", "dropout"])
 @pytest.mark.parametrize(
     ("dtype", "factors", "z", "left"), [("bf16", (7, 37), -256, 4), ("f16", (3, 683), -2046, 2)]
 )
-def test_the_result_is_rounded(dtype: str, factors: tuple[float, float], z: float, left: float) -> None:
-    """By a `relu` too, which leaves numbers of its type as they are. A second layer shows what the first stored."""
-    body = "x -> conv(16, 1, bias=false) -> relu -> c: conv(16, 1, bias=false)\n  y = add { c | z }"
+def test_the_result_is_rounded(
+    dtype: str, factors: tuple[float, float], z: float, left: float, last: str, target: str
+) -> None:
+    """By what leaves numbers of its type as they are, too. A second layer shows what the first stored."""
+    body = f"x -> conv(16, 1, bias=false) -> {last} -> c: conv(16, 1, bias=false)\n  y = add {{ c | z }}"
     graph = load(body, dtype, "x", "z")
     weights = multiplied(graph, factors[0], 1)
     inputs = {"x": full(dtype, factors[1]), "z": full(dtype, z)}
-    assert on_cpu(graph, weights, PASSES, **inputs) == [left]
+    assert results(target, graph, weights, PASSES, **inputs) == [left]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = x -> conv(3, 1) -> bn -> relu",
+        "y = x -> flatten -> linear(5) -> bn -> relu",
+        "y = x -> conv(16, 3) -> bn -> bn(eps=0.5) -> sigmoid",
+        "y = x -> deconv(16, 3, s=2) -> prelu -> tanh",
+        "y = x -> conv(16, 1) -> (gelu) * 7",
+    ],
+)
+def test_layers_agree(body: str, dtype: str, target: str) -> None:
+    graph = load(body, dtype, "x")
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2)
+    after = optimise(graph, weights, level=0, passes=PASSES).network.graph
+    assert any("wide=true" in op for op in ops_of(after))
+    program = cnnc.compile(after, target, weights, optimise=0)
+    assert isinstance(program, TvmProgram)
+    assert_agree(graph, weights, inputs, (runnable(program) if target == "cuda" else program)(**inputs))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])

@@ -304,6 +304,24 @@ def test_every_core_takes_part() -> None:
     assert told == [[str(cores())] * 2, [str(cores())] * 2, [str(cores()), "1"]]
 
 
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_threads_run_on_any_core_that_the_process_may() -> None:
+    """TVM would bind all but the first."""
+    text = """
+import os, numpy as np, cnnc
+graph = cnnc.load("model M { input x: f32[4, 16, 9, 9] output y y = x -> conv(16, 3) }")
+program = cnnc.compile(graph, "cpu", 0)
+allowed = os.sched_getaffinity(0)
+before = set(os.listdir("/proc/self/task"))
+program(x=np.ones((4, 16, 9, 9), np.float32))
+new = set(os.listdir("/proc/self/task")) - before
+print(len(new), {os.sched_getaffinity(int(thread)) == allowed for thread in new})
+"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TVM_")}
+    done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1) == [str(cores() - 1), "{True}\n"]
+
+
 def test_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 5})
     assert cores(tmp_path) == 4

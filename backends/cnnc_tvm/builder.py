@@ -186,7 +186,7 @@ class Builder:
 
     def derived(self, what: str, make: Callable[..., Array], *params: Tensor) -> Tensor:
         """A parameter per channel made of others, which `param` gave, while compiling; `what` tells those apart that
-        are made of the same. `make` gets and gives arrays of f32, and counts for what lies past the last channel."""
+        are made of the same. `make` gets and gives arrays of f32; what it makes of zeros lies past the last channel."""
         names = [self.constant_names[self.number(x)] for x in params]
         made = self.constant(f"{'+'.join(names)}:{what}", lambda: make(*(_as_f32(self.constants[x]) for x in names)))
         if self.lanes:

@@ -91,20 +91,23 @@ def plans(shape: ConvShape, machine: Machine) -> Iterator[Plan]:
 def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     """Those of the busiest core, counted from the instructions and the bytes of the weights.
 
-    It takes 16 cycles to multiply tiles, as Intel says: no machine with AMX was at hand. To multiply vectors takes half
-    of one on Zen 5, where the rest was measured.
+    To multiply vectors takes half of one on Zen 5, where the rest was measured. To multiply tiles takes 16, as Intel
+    says; no machine with AMX was at hand to measure what it takes to store sums and to read weights there.
     """
     walk = _Walk.of(shape)
     depth = -(-shape.channels // _DEPTH) * prod(shape.kernel)
     tasks = int(shape.batch) * -(-shape.out[0] // plan.chunk) * -(-_panels(shape) // plan.panels)
-    step = 16 if plan.engine == AMX else _DEPTH // 2 * max(plan.places / 2, (plan.places + 1) / 3)
+    amx = plan.engine == AMX
+    step, storing, reading = (
+        (16, 16, 1 / 16) if amx else (_DEPTH // 2 * max(plan.places / 2, (plan.places + 1) / 3), 6, 1 / 6)
+    )
     places = -(-shape.channels // _DEPTH) * len(walk.phases) * walk.length(plan.chunk, plan.places)  # of the copy
     if 2 * _DEPTH * places > machine.l2 / 2:
         step *= 2  # inputs come from beyond the second cache for each panel
-    products: float = walk.count(plan.chunk, plan.places) * _PANEL * (depth * step + 6 * plan.places)
-    weights = 2 * _DEPTH * _PANEL * LANES * depth / 6
+    products: float = walk.count(plan.chunk, plan.places) * _PANEL * (depth * step + storing * plan.places)
+    weights = 2 * _DEPTH * _PANEL * LANES * depth * reading
     spent = -(-tasks // machine.cores) * (plan.panels * (products + weights) + 4 * places + 500)
-    return spent * (1 if plan.engine == AMX else _AS_F32)
+    return spent if amx else spent * _AS_F32
 
 
 def pack(weight: Array) -> Array:
@@ -392,11 +395,19 @@ class _Vectors(_Kernel):
     def fetch(self, n: Expr, panel: Expr, first: Expr, start: Expr, deep: Expr) -> None:
         """Have some of the places' results, and of what the epilogue reads there, fetched, all by the last channels."""
         count = -(-self.plan.places // self.deep)
-        with T.serial(count) as k:
-            place = T.bind(start + (deep * count + k))
-            i, j = T.bind(first + place // self.walk.pitch), T.bind(place % self.walk.pitch)
-            for block in range(_PANEL):
-                block = panel * _PANEL + block
-                for image, index in images_read(self.finish, n, block, i, j):
-                    prefetch(image, *index)
-                prefetch(self.out, n, block, i, j, 0, write=True)
+
+        def places() -> None:
+            with T.serial(count) as k:
+                place = T.bind(start + (deep * count + k))
+                i, j = T.bind(first + place // self.walk.pitch), T.bind(place % self.walk.pitch)
+                for number in range(_PANEL):
+                    block = panel * _PANEL + number
+                    for image, index in images_read(self.finish, n, block, i, j):
+                        prefetch(image, *index)
+                    prefetch(self.out, n, block, i, j, 0, write=True)
+
+        if self.deep * count == self.plan.places:
+            places()
+            return
+        with T.If(deep * count < self.plan.places), T.Then():
+            places()

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from cnnc.target import Array
 
 _AHEAD, _FAR_AHEAD = 16, 48
-"""Channels between the weights that are multiplied and those fetched into the first cache: of few, and of so many that
-they come from memory."""
+"""How far ahead weights are fetched into the first cache, where all fit the second and where they come from beyond."""
 _MANY_WEIGHTS = 2**20
 """Bytes."""
 _BLOCKS_AHEAD = 2
@@ -212,6 +211,7 @@ class _Kernel:
         self.deep = -(-shape.channels // shape.groups // plan.depth)
         weights = 4 * shape.filters * shape.channels // shape.groups * prod(shape.kernel)
         self.ahead = _AHEAD if weights < _MANY_WEIGHTS else _FAR_AHEAD
+        """Channels between the weights that are multiplied and those fetched."""
 
     def write(self) -> None:
         plan, height = self.plan, self.shape.out[0]

@@ -59,7 +59,13 @@ def cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
 
 def threads() -> int:
     """How many threads the parallel loops of programs have: TVM_NUM_THREADS, else one for each core. TVM by itself
-    takes half of the processors, as if each core counted as two."""
+    takes half of the processors, as if each core counted as two.
+
+    They run where the system lets them, unless TVM_BIND_THREADS says otherwise. TVM would bind all but the first to a
+    core each, and let that one run on any: after a pause it may wake up on the core of another, and two threads take as
+    long as one. And all processes would have the same cores, whatever `taskset` says.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     if not (stated := os.environ.get("TVM_NUM_THREADS", "")).isdecimal() or int(stated) < 1:
         os.environ["TVM_NUM_THREADS"] = str(cores())
     return int(os.environ["TVM_NUM_THREADS"])

@@ -39,10 +39,10 @@ class Peak:
     the runs of what is compared with them; both are then medians of the same time."""
 
     def __init__(self) -> None:
-        self._device, products, self._copied = _compiled()
-        times = {lanes: _seconds(call, CHOOSING) for lanes, call in products.items()}
-        lanes = max(products, key=lambda lanes: lanes / min(times[lanes]))
-        self._multiply, self._flops = products[lanes], 2 * threads() * ROUNDS * SUMS * lanes
+        self._device, products, self._copy = _compiled()
+        calls = {lanes: self._call(function, (threads(), SUMS * lanes)) for lanes, function in products.items()}
+        lanes = max(calls, key=lambda lanes: lanes / min(_seconds(calls[lanes], CHOOSING)))
+        self._multiply, self._flops = calls[lanes], 2 * threads() * ROUNDS * SUMS * lanes
         self._times: list[float] = []
 
     def sample(self) -> None:
@@ -51,31 +51,31 @@ class Peak:
 
     def peaks(self) -> Peaks:
         """By the samples so far, of which there must be one, and by copies made now."""
-        copying = _seconds(self._copied, COPYING)
+        copying = _seconds(self._call(self._copy, (COPIED,), (COPIED,)), COPYING)
         return Peaks(self._flops / median(self._times), 2 * 4 * COPIED / median(copying))
+
+    def _call(self, function: Function, *shapes: tuple[int, ...]) -> Callable[[], object]:
+        """A call on memory of these shapes, all of it written: of what never was, a system has one page of zeros."""
+        memory = [self._device.memory(4 * prod(shape)) for shape in shapes]
+        for each in memory:
+            each[:] = 0
+        views = [self._device.view(each, shape, DType.F32) for each, shape in zip(memory, shapes, strict=True)]
+        return self._device.call(Step(function.name, (), (), ()), views, {})
 
 
 @cache
-def _compiled() -> tuple[CpuDevice, dict[int, Callable[[], object]], Callable[[], object]]:
+def _compiled() -> tuple[CpuDevice, dict[int, Function], Function]:
     """The device, what multiplies vectors of so many lanes, and what copies memory."""
-    products = {lanes: _products(lanes, threads()) for lanes in LANES}
-    copy = _copy()
-    device = CpuDevice(build({x.name: x for x in (*products.values(), copy)}, "native")[0])
-
-    def call(function: Function, *shapes: tuple[int, ...]) -> Callable[[], object]:
-        views = [device.view(device.memory(4 * prod(shape)), shape, DType.F32) for shape in shapes]
-        called = device.call(Step(function.name, (), (), ()), views, {})
-        called()  # touches the memory
-        return called
-
-    multiplying = {lanes: call(function, (threads(), SUMS * lanes)) for lanes, function in products.items()}
-    return device, multiplying, call(copy, (COPIED,), (COPIED,))
+    products, copy = {lanes: _products(lanes, threads()) for lanes in LANES}, _copy()
+    return CpuDevice(build({x.name: x for x in (*products.values(), copy)}, "native")[0]), products, copy
 
 
 def _seconds(call: Callable[[], object], lasting: float) -> list[float]:
-    """Those of calls one after the other, for so long."""
-    found, end = [], time.perf_counter() + lasting
-    while (start := time.perf_counter()) < end:
+    """Those of calls one after the other, for so long, of one at least."""
+    found: list[float] = []
+    end = time.perf_counter() + lasting
+    while not found or time.perf_counter() < end:
+        start = time.perf_counter()
         call()
         found.append(time.perf_counter() - start)
     return found

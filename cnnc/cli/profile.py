@@ -58,9 +58,9 @@ def profile(
 
     The model is compiled for target cpu and run on random inputs. For each layer, with what the optimiser fused into
     it: the median of its times, its share of their sum, floating-point operations a second, bytes of operands and
-    results a second, and their shares of what this machine reaches, which is measured too. Operations are those of
-    direct convolution, and bytes may come from a cache, so that shares can be above 100%. Layers that one kernel
-    computes together are timed as the last of them, the others are marked ↓.
+    results a second, and their shares of what this machine reaches, which is measured between the runs. Operations
+    are those of direct convolution, and bytes may come from a cache, so that shares can be above 100%. Layers that one
+    kernel computes together are timed as the last of them, the others are marked ↓.
     """
     from cnnc.profiling import profile as measure
     from cnnc.target import ports

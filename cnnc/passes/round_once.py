@@ -1,9 +1,10 @@
 """Round the results of fused nodes in f16 and bf16 once, not after each part.
 
 conv -> bn -> add(shortcut) -> relu in bf16 rounds four results to 8 bits. As the parts of one node they need not leave
-the registers, where they are f32: `fused(conv(...), bn, add, relu, wide=true)` is rounded at its end.
-This is nearer to the exact value and takes fewer operations. What is left out of the sum that bounds the error are the
-terms u_out*|y| of the parts before the last, so the bound that was derived for the nodes one by one holds.
+the registers, where they are f32: `fused(conv(...), bn, add, relu, wide=true)` is rounded at its end. This is nearer to
+the exact value and takes fewer operations. Of the error |y' - y| <= c*u*S + u_out*|y| that each node may make, the
+parts before the last lose the second term, by far the larger one in 16 bits. What is too large for f16 on the way need
+not become infinite.
 
 Source: mixed precision training (Micikevicius et al. 2018, section 3.3) accumulates likewise.
 """

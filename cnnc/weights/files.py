@@ -100,10 +100,17 @@ def _safetensors(path: Path) -> Iterator[dict[str, Stored]]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 view = file.get_slice(name)
                 shape, kind = tuple(view.get_shape()), view.get_dtype()
-                tensors[name] = _entry(path, name, shape, kind, partial(file.get_tensor, name))
+                tensors[name] = _entry(path, name, shape, kind, partial(_tensor, file, name, kind))
             yield tensors
     except SafetensorError as e:
         raise malformed(path, str(e).removeprefix("Error while deserializing header: ")) from None
+
+
+def _tensor(file: Any, name: str, kind: str) -> Array:
+    if kind == "BF16":
+        import ml_dtypes  # noqa: F401 - NumPy knows `bfloat16`, as the library calls it, once this is imported
+    array: Array = file.get_tensor(name)
+    return array
 
 
 def _check_header(path: Path) -> None:
