@@ -304,6 +304,18 @@ def test_every_core_takes_part() -> None:
     assert told == [[str(cores())] * 2, [str(cores())] * 2, [str(cores()), "1"]]
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_what_batch_norm_multiplies_by_is_computed_in_f32(target: str) -> None:
+    """While compiling, once for each epsilon."""
+    graph = single(ops.BatchNorm(eps=0.25), TensorType.parse("bf16[N, 24, 3, 3]"))
+    weights = random_weights(graph)
+    program = cnnc.compile(graph, target, weights)
+    assert isinstance(program, TvmProgram)
+    (scale,) = (array for name, array in program.weights.items() if name.endswith(":scale 0.25"))
+    weight, var = (weights[f"node.{role}"].astype(np.float32) for role in ("weight", "running_var"))
+    np.testing.assert_array_equal(scale[:24], weight / np.sqrt(var + np.float32(0.25)))
+
+
 @pytest.mark.skipif(cores() < 2, reason="needs two cores")
 def test_threads_run_on_any_core_that_the_process_may() -> None:
     """TVM would bind all but the first."""
