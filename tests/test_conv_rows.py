@@ -21,7 +21,7 @@ import cnnc
 from cnnc.profiling import profile
 from cnnc_tvm import conv_depthwise, conv_direct
 from cnnc_tvm.conv_rows import Plan, choose, newly_reached, plan, takes, write
-from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.conv_shape import AMX, DOT, ConvShape, Machine
 from cnnc_tvm.lower import lower
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.runtime import TvmProgram
@@ -244,7 +244,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 def compiled(text: str, weights: dict[str, Array] | None = None) -> tuple[cnnc.Graph, dict[str, Array], TvmProgram]:
     graph = cnnc.load(text)
     weights = weights or random_weights(graph)
-    program = cnnc.compile(graph, "cpu", weights, cache=False)
+    program = cnnc.compile(graph, "cpu", weights, cache=False, bf16="off")  # as on processors that lack these kernels
     assert isinstance(program, TvmProgram)
     return graph, weights, program
 
@@ -275,6 +275,15 @@ def test_programs_agree(text: str, joined: list[int], dtype: str) -> None:
     for batch in (1, 3):
         inputs = random_inputs(graph, N=batch)
         assert_agree(graph, weights, inputs, program(**inputs))
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(("engine", "joined"), [("", [3]), (DOT, [2]), (AMX, [])])
+def test_with_kernels_of_bf16(engine: str, joined: list[int]) -> None:
+    """Dot products are left to a first convolution that they suit, but only those of AMX are faster than all in one."""
+    graph = cnnc.load("model M { input x: bf16[1, 64, 8, 9] output y y = x -> " + BLOCK.format(act="relu") + " }")
+    steps = lower(graph, random_weights(graph), CPU, replace(AVX512, pairs=engine)).plan.steps
+    assert [len(step.nodes) for step in steps if len(step.nodes) > 1] == joined
 
 
 @pytest.mark.usefixtures("always")

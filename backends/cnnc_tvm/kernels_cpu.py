@@ -44,7 +44,7 @@ def joined(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor)
     before, shape = x.kernel.rows if x.kernel else None, _shape(b, op, x)
     if before is None or shape is None or b.machine is None or b.memory(out) is None:
         return None
-    if weight.type.dtype is DType.BF16 and b.machine.pairs:  # whose own kernels are faster
+    if weight.type.dtype is DType.BF16 and b.machine.pairs == AMX:  # whose own kernels are faster
         return None
     rows = Rows(
         before.image, before.first, (*before.shapes, shape), (*before.weights, weight), (*before.between, x)
