@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from cnnc_tvm import bench_cpu, candidates, kernels_cpu
 from cnnc_tvm.build_cpu import build, machine
 from cnnc_tvm.candidates import Choices, Convolution, about, data, plans, surroundings
 from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.ffi import cores
 from cnnc_tvm.peak import _written
 from cnnc_tvm.places import Here
 
@@ -197,6 +198,28 @@ def test_kernels_are_timed_and_compared(bench):
     with bench.trial(task, task.plans[:3]) as trial:
         assert all(0 < trial.seconds(i) < 1 for i in (0, 1, 2, 0))
         assert trial.agrees(2)
+
+
+def children(pid: int) -> list[str]:
+    """The processes that a process has begun and that run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(parent) == pid and state != "Z":
+                found.append(folder.name)
+    return found
+
+
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_threads_that_are_timed_have_cores_of_their_own(bench):
+    task = bench.tasks[0]
+    with bench.trial(task, task.plans[:1]):
+        pids = children(bench._place._process.pid)
+        bound = [os.sched_getaffinity(int(thread)) for pid in pids for thread in os.listdir(f"/proc/{pid}/task")]
+    assert bound
+    assert all(len(each) == 1 for each in bound)
+    assert len(set.union(*bound)) == min(len(bound), cores())
 
 
 def test_a_result_that_differs_is_seen(bench, monkeypatch):

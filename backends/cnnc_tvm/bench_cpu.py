@@ -33,6 +33,7 @@ from cnnc_tvm.kernels_cpu import Plan
 from cnnc_tvm.lower import Lowered, first_line, lower
 from cnnc_tvm.places import Here, Machines, Place
 from cnnc_tvm.plan import Step
+from cnnc_tvm.rpc_server import SPREAD
 from cnnc_tvm.rules import CPU
 from cnnc_tvm.tensor import KERNEL
 
@@ -162,6 +163,9 @@ class CpuTrial:
         self._session, self._built = session, built
         self._sent: dict[int, Any] = {}
         self._timers = [self._guarded(number, partial(self._timer, each)) for number, each in enumerate(built)]
+        self.seconds(0)  # starts the threads
+        with suppress(Exception):  # TVM's errors: servers of its own, which a farm has, do not know it
+            session.get_function(SPREAD)()
 
     def seconds(self, number: int) -> float:
         return float(min(self._guarded(number, self._timers[number])))
