@@ -191,7 +191,8 @@ class _Kernel(ABC):
 
     @abstractmethod
     def multiply(self, n: Expr, panel: Expr, first: Expr, start: Expr, count: int) -> None:
-        """Put the sums of `count` times `places` of a panel into `sums`."""
+        """Put the sums of `count` times `places` of a panel into `sums`, from place `start` of the rows of image n on
+        that begin with row `first`."""
 
     def write(self) -> None:
         shape, plan, walk, together = self.shape, self.plan, self.walk, self.together
