@@ -27,7 +27,7 @@ from cnnc.ir.types import DType
 from cnnc.target import numpy_dtype
 from cnnc_tvm.conv_shape import AMX, ConvShape, Finish, Machine
 from cnnc_tvm.conv_tiles import store, zero
-from cnnc_tvm.prefetch import images_read, prefetch
+from cnnc_tvm.prefetch import by_turns, images_read, prefetch
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
@@ -395,20 +395,14 @@ class _Vectors(_Kernel):
 
     def fetch(self, n: Expr, panel: Expr, first: Expr, start: Expr, deep: Expr) -> None:
         """Have some of the places' results, and of what the epilogue reads there, fetched, all by the last channels."""
-        count = -(-self.plan.places // self.deep)
 
-        def places() -> None:
-            with T.serial(count) as k:
-                place = T.bind(start + (deep * count + k))
-                i, j = T.bind(first + place // self.walk.pitch), T.bind(place % self.walk.pitch)
-                for number in range(_PANEL):
-                    block = panel * _PANEL + number
-                    for image, index in images_read(self.finish, n, block, i, j):
-                        prefetch(image, *index)
-                    prefetch(self.out, n, block, i, j, 0, write=True)
+        def fetch(number: Expr) -> None:
+            place = T.bind(start + number)
+            i, j = T.bind(first + place // self.walk.pitch), T.bind(place % self.walk.pitch)
+            for k in range(_PANEL):
+                block = panel * _PANEL + k
+                for image, index in images_read(self.finish, n, block, i, j):
+                    prefetch(image, *index)
+                prefetch(self.out, n, block, i, j, 0, write=True)
 
-        if self.deep * count == self.plan.places:
-            places()
-            return
-        with T.If(deep * count < self.plan.places), T.Then():
-            places()
+        by_turns(self.plan.places, self.deep, deep, fetch)

@@ -21,7 +21,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
 from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
-from cnnc_tvm.prefetch import images_read, prefetch
+from cnnc_tvm.prefetch import by_turns, images_read, prefetch
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
@@ -282,21 +282,15 @@ class _Kernel:
         """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block."""
         if len(self.out.shape) == 4 or self.near.result:
             return
-        count = -(-columns // self.deep)
 
-        def places() -> None:
-            with T.serial(count) as k:
-                for u, b in product(range(rows), range(blocks)):
-                    y, x = self.placed(*self.place(i + u, j + (block * count + k)))
-                    for image, index in images_read(self.finish, n, start + b, y, x):
-                        prefetch(image, *index)
-                    prefetch(self.out, n, start + b, y, x, 0, write=True)
+        def fetch(column: Expr) -> None:
+            for u, b in product(range(rows), range(blocks)):
+                y, x = self.placed(*self.place(i + u, j + column))
+                for image, index in images_read(self.finish, n, start + b, y, x):
+                    prefetch(image, *index)
+                prefetch(self.out, n, start + b, y, x, 0, write=True)
 
-        if self.deep * count == columns:
-            places()
-            return
-        with T.If(block * count < columns), T.Then():
-            places()
+        by_turns(columns, self.deep, block, fetch)
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
         """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,21 @@ def prefetch(buffer: Any, *index: Expr, level: int = 1, write: bool = False) -> 
     """Have a line of memory fetched into the first cache, or the second, to be read or written; it need not exist."""
     kind, locality, data = (tirx.const(int(x), "int32") for x in (write, 4 - level, True))
     T.evaluate(T.call_llvm_intrin("void", f"{_NAME}.p0", T.address_of(buffer[index]), kind, locality, data))
+
+
+def by_turns(total: int, turns: int, turn: Expr, fetch: Callable[[Expr], None]) -> None:
+    """Emit, for one of the turns of a loop, `fetch(i)` for some i below `total`: for all of them by the last turn."""
+    count = -(-total // turns)
+
+    def some() -> None:
+        with T.serial(count) as k:
+            fetch(turn * count + k)
+
+    if turns * count == total:
+        some()
+        return
+    with T.If(turn * count < total), T.Then():
+        some()
 
 
 def prefetched(body: Any) -> Counter[Any]:
