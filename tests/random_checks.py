@@ -24,6 +24,7 @@ import cnnc
 from cnnc.ir import bind, from_json, from_text, structurally_equal, to_json, to_text, verify
 from cnnc.ir.dim import evaluate as evaluate_dim
 from cnnc.ir.graph import Graph, Node
+from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
 from cnnc.ops.fused import unfused
 from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline
@@ -121,13 +122,17 @@ def within(case: Case, outputs: Mapping[str, Array], allowed: Mapping[str, float
 def passes_preserve(case: Case) -> set[str]:
     """Each pass by itself, all in order, and all but each keep the outputs' types and, in float64, their values.
 
-    Gives the passes that did something in the row of all.
+    They also do the same as if they asked their rules about every node. Gives the passes that did something in the row
+    of all.
     """
     types = _types(case.graph)
 
     def preserve(passes: tuple[Pass, ...]) -> set[str]:
         """Check them; which of them did something."""
         optimised = Pipeline(passes).run(Network(case.graph, case.weights))
+        asking = Pipeline(tuple(replace(each, of=(Op,)) for each in passes)).run(Network(case.graph, case.weights))
+        assert optimised.notes == asking.notes
+        assert to_text(optimised.network.graph) == to_text(asking.network.graph)
         applied = {note.passed for note in optimised.notes if note.applied}
         if applied:
             graph = unfused(optimised.network.graph)

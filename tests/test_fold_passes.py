@@ -44,7 +44,7 @@ def run(graph: Graph, passes: str, weights: Weights | None = None) -> tuple[Netw
     with np.errstate(divide="raise", over="raise", invalid="raise"):  # a pass refuses, and warns of nothing
         result = optimise(graph, random_weights(graph) if weights is None else weights, level=0, passes=passes)
     assert {node.origin for node in result.network.graph.nodes} <= {node.origin for node in graph.nodes}
-    return result.network, {note.node.name: note.reason for note in result.notes if not note.applied}
+    return result.network, {note.node: note.reason for note in result.notes if not note.applied}
 
 
 def ops_of(network: Network) -> list[str]:

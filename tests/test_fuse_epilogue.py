@@ -29,7 +29,7 @@ def load(body: str, dtype: str = "f32") -> Graph:
 def fused(graph: Graph) -> tuple[Graph, dict[str, str]]:
     """The graph after the pass, and the reasons for what it left, by node."""
     result = optimise(graph, level=0, passes=PASS)
-    return result.network.graph, {note.node.name: note.reason for note in result.notes if not note.applied}
+    return result.network.graph, {note.node: note.reason for note in result.notes if not note.applied}
 
 
 RESIDUAL = "x -> a: conv(4, 3, pad=1) -> relu -> b: conv(4, 3, pad=1)\n  y = add { b | x } -> prelu"

@@ -50,7 +50,7 @@ def test_good_graphs_come_back():
         (graph(*(Node.make(ops.Relu(), X, name="relu") for _ in range(2))), "relu", "another value has its name"),
         (graph(X, inputs=(X, replace(X))), "x", "another value has its name"),
         (graph(X, inputs=(X, X)), "x", "another value has its name"),
-        (graph(conv(x=Input("stray", X.type))), "conv", "operand `stray` is not defined before it"),
+        (graph(conv(x=Input("stray", X.type))), "conv", "operand `stray` is not a value of the graph"),
         (graph(Input("stray", X.type)), "stray", "output `y0` is not a value of the graph"),
         (graph(changed(conv(), type=TensorType((1, 3, 9, 9)))), "conv", "its type is f32[1, 3, 9, 9]"),
         (graph(changed(conv(), op=ops.Conv(3, 9))), "conv", "refuses its operands"),

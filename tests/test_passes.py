@@ -13,7 +13,9 @@ import pytest
 import cnnc
 from cnnc import ops
 from cnnc.ir.graph import Graph, Input, Node, Value
+from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
+from cnnc.ops.activation import Pointwise
 from cnnc.passes import LEVELS, PASSES, Network, Pass, Pipeline, Sweep, choose
 from cnnc_numpy.evaluator import evaluate
 from numerics import random_inputs, random_weights
@@ -31,7 +33,7 @@ def run(graph: Graph, *names: str) -> tuple[Network, dict[str, str]]:
     passes = tuple(PASSES[name] for name in names)
     result = Pipeline(passes).run(Network(graph, random_weights(graph)))
     assert {node.origin for node in result.network.graph.nodes} <= {node.origin for node in graph.nodes}
-    return result.network, {note.node.name: note.reason for note in result.notes if not note.applied}
+    return result.network, {note.node: note.reason for note in result.notes if not note.applied}
 
 
 def names_of(graph: Graph) -> list[str]:
@@ -172,6 +174,21 @@ def test_the_verifier_sees_a_pass_that_breaks_a_graph() -> None:
 def test_a_pass_that_changes_nothing_returns_the_same_network() -> None:
     network = Network(model("y = x -> tanh"), {})
     assert PASSES["canonical"].run(network) is network
+
+
+def test_a_pass_asks_its_rules_about_its_own_ops_alone() -> None:
+    asked: list[str] = []
+
+    def rule(node: Node, sweep: Sweep) -> Value | None:
+        asked.append(node.name)
+        return Node(ops.Exp(), node.inputs, {}, node.name, node.origin) if isinstance(node.op, ops.Tanh) else None
+
+    network = Network(model("y = x -> a: relu -> b: tanh -> c: maxpool(2)"), {})
+    for of, expected in (((Op,), "abbc"), ((ops.Tanh, ops.MaxPool), "bc"), ((Pointwise,), "abb"), ((ops.Abs,), "")):
+        asked.clear()
+        after = Pass("asking", "", (rule,), level=1, of=of).run(network)
+        assert "".join(asked) == expected
+        assert (after is network) == ("b" not in expected)
 
 
 def test_what_a_pass_says_of_itself() -> None:

@@ -51,15 +51,14 @@ def _within(name: str, label: str) -> bool:
 
 
 def _concerns(note: Note, label: str) -> bool:
-    others = (note.result,) if note.result is not None else note.node.inputs
-    return any(_within(x.name, label) for x in (note.node, *others))
+    return any(_within(name, label) for name in (note.node, *note.near))
 
 
 def _by_line(notes: Iterable[Note]) -> list[tuple[Span | None, list[Note]]]:
     """The notes by the line of their node, in the order of the text; a block that is used often has one line."""
     lines: dict[tuple[str, int], tuple[Span | None, list[Note]]] = {}
     for note in notes:
-        span = note.node.origin.span if note.node.origin else None
+        span = note.origin.span if note.origin else None
         key = (span.source.name, span.line) if span else ("", 0)
         lines.setdefault(key, (span, []))[1].append(note)
     return [lines[key] for key in sorted(lines)]
@@ -73,15 +72,15 @@ def _print(notes: list[Note]) -> None:
     for key in sorted(kinds):
         same = kinds[key]
         for note in same[:_ROWS]:
-            click.echo(f"    {note.node.name}: {note}")
+            click.echo(f"    {note.node}: {note}")
         if len(same) > _ROWS:
             click.echo(f"    ... and {len(same) - _ROWS} more like these; LABEL picks one")
 
 
 def _json(note: Note) -> dict[str, object]:
-    span = note.node.origin.span if note.node.origin else None
+    span = note.origin.span if note.origin else None
     return {
-        "node": note.node.name,
+        "node": note.node,
         "pass": note.passed,
         "applied": note.applied,
         "text": str(note),

@@ -70,6 +70,7 @@ class Param:
 
 
 _NO_PARAMS: Mapping[str, Param] = MappingProxyType({})
+_set = object.__setattr__  # what is frozen is written once, while it is made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,19 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.name} = {self.op}: {self.type}>"
+
+    def on(self, inputs: tuple[Value, ...]) -> Node:
+        """The node on other operands; OpError where they have other types, and its op refuses these."""
+        if [x.type for x in inputs] != [x.type for x in self.inputs]:
+            return Node(self.op, inputs, self.params, self.name, self.origin)
+        new = object.__new__(Node)  # inferring the same type again would be half the cost of what passes make most
+        _set(new, "op", self.op)
+        _set(new, "inputs", inputs)
+        _set(new, "params", self.params)
+        _set(new, "name", self.name)
+        _set(new, "origin", self.origin)
+        _set(new, "type", self.type)
+        return new
 
     @property
     def macs(self) -> Dim:
@@ -145,9 +159,14 @@ class Graph:
         return tuple(order)
 
     @cached_property
+    def classes(self) -> frozenset[type[Op]]:
+        """The classes of the ops."""
+        return frozenset(type(node.op) for node in self.nodes)
+
+    @cached_property
     def params(self) -> Mapping[str, Param]:
         """The parameters of the nodes by name, in order of first use."""
-        return {param.name: param for node in self.nodes for param in node.params.values()}
+        return {param.name: param for param in self.param_uses}
 
     @cached_property
     def users(self) -> Mapping[Value, tuple[Node, ...]]:
@@ -161,7 +180,7 @@ class Graph:
 
     @cached_property
     def uses(self) -> Mapping[Value, int]:
-        """How many operands of nodes, and outputs, each value is."""
+        """How many operands of nodes, and outputs, each value is. KeyError where one is no value of the graph."""
         uses: dict[Value, int] = dict.fromkeys((*self.inputs, *self.nodes), 0)
         for node in self.nodes:
             for x in node.inputs:
@@ -201,4 +220,4 @@ class Graph:
 
 def keep(node: Node, inputs: tuple[Value, ...]) -> Node:
     """`node` on other inputs; the same object where they are the same."""
-    return node if inputs == node.inputs else Node(node.op, inputs, node.params, node.name, node.origin)
+    return node if inputs == node.inputs else node.on(inputs)

@@ -6,7 +6,6 @@ Its s and t, and the weights made with them, are computed in float64 and rounded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from cnnc.passes.engine import Array
 
 Layer: TypeAlias = ops.Conv | ops.Deconv | ops.Linear
+AFFINES = (ops.BatchNorm, ops.Scale, ops.Mul, ops.Add, ops.Sub, ops.Div)
+"""Ops that can be an affine per channel."""
 
 
 def operand(node: Value) -> Value | None:
@@ -42,27 +43,26 @@ def affine(node: Node, sweep: Sweep) -> tuple[Array, Array]:
     """s and t of an affine, in float64, [C] each. They need not be finite."""
     import numpy as np
 
-    with np.errstate(all="ignore"):
-        match node.op:
-            case ops.BatchNorm(eps=eps):
-                scale = sweep.array(node, "weight") / np.sqrt(sweep.array(node, "running_var") + eps)
-                return scale, sweep.array(node, "bias") - scale * sweep.array(node, "running_mean")
-            case ops.Scale(bias=bias):
-                scale = sweep.array(node, "weight")
-                return scale, sweep.array(node, "bias") if bias else np.zeros_like(scale)
-        x, y = node.inputs
-        first = operand(node) is x
-        number = _numbers(y if first else x, node.type)
-        one, zero = np.ones_like(number), np.zeros_like(number)
-        match node.op:
-            case ops.Mul():
-                return number, zero
-            case ops.Div():
-                return one / number, zero
-            case ops.Add():
-                return one, number
-            case ops.Sub():
-                return (one, -number) if first else (-one, number)
+    match node.op:
+        case ops.BatchNorm(eps=eps):
+            scale = sweep.array(node, "weight") / np.sqrt(sweep.array(node, "running_var") + eps)
+            return scale, sweep.array(node, "bias") - scale * sweep.array(node, "running_mean")
+        case ops.Scale(bias=bias):
+            scale = sweep.array(node, "weight")
+            return scale, sweep.array(node, "bias") if bias else np.zeros_like(scale)
+    x, y = node.inputs
+    first = operand(node) is x
+    number = _numbers(y if first else x, node.type)
+    one, zero = np.ones_like(number), np.zeros_like(number)
+    match node.op:
+        case ops.Mul():
+            return number, zero
+        case ops.Div():
+            return one / number, zero
+        case ops.Add():
+            return one, number
+        case ops.Sub():
+            return (one, -number) if first else (-one, number)
     raise TypeError(node.op.name)
 
 
@@ -100,22 +100,21 @@ def scaled(layer: Node, factor: Array, sweep: Sweep) -> Array:
     import numpy as np
 
     weight = sweep.weights[layer.params["weight"].name]
-    with np.errstate(all="ignore"):
-        return np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
+    return np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
 
 
 def per_output(values: Array, layer: Node) -> Array:
     """`values`, one for each output channel of a conv, deconv or linear, shaped to multiply its weights."""
-    shape = _weight_shape(layer)
-    return _second(values, layer.op.groups, shape) if isinstance(layer.op, ops.Deconv) else _first(values, shape)
+    if isinstance(layer.op, ops.Deconv):
+        return _second(values, layer.op.groups, layer)
+    return _first(values, layer)
 
 
 def per_input(values: Array, layer: Node) -> Array:
     """`values`, one for each input channel of a conv, deconv or linear, shaped to multiply its weights."""
-    shape = _weight_shape(layer)
     if isinstance(layer.op, ops.Deconv):
-        return _first(values, shape)
-    return _second(values, layer.op.groups if isinstance(layer.op, ops.Conv) else 1, shape)
+        return _first(values, layer)
+    return _second(values, layer.op.groups if isinstance(layer.op, ops.Conv) else 1, layer)
 
 
 def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias: Array, sweep: Sweep) -> Node:
@@ -135,8 +134,10 @@ def check_finite(node: Node, *arrays: Array) -> None:
     """Refusal unless what is to be new parameters in the place of a node's is finite in f32."""
     import numpy as np
 
-    with np.errstate(all="ignore"):
-        if not all(np.isfinite(np.asarray(array, np.float32)).all() for array in arrays):
+    for array in arrays:
+        stored = np.asarray(array, np.float32)
+        total = np.add.reduce(stored, axis=None)  # a finite one is quicker to find, and has finite terms alone
+        if not np.isfinite(total) and not np.isfinite(stored).all():
             raise Refusal(f"the new weights of `{node.name}` would not be finite")
 
 
@@ -165,16 +166,13 @@ def _numbers(x: Value, of: TensorType) -> Array:
     return np.broadcast_to(stored, (of.shape[1],))
 
 
-def _weight_shape(layer: Node) -> tuple[int, ...]:
-    return tuple(size for size in layer.params["weight"].type.shape if isinstance(size, int))
-
-
-def _first(values: Array, shape: Sequence[int]) -> Array:
+def _first(values: Array, layer: Node) -> Array:
     """`values` along axis 0 of weights."""
-    return values.reshape(-1, *[1] * (len(shape) - 1))
+    return values.reshape(-1, *[1] * (layer.params["weight"].type.rank - 1))
 
 
-def _second(values: Array, groups: int, shape: Sequence[int]) -> Array:
+def _second(values: Array, groups: int, layer: Node) -> Array:
     """`values` along axis 1 of weights, of which each of the groups along axis 0 has a part."""
+    shape = [size for size in layer.params["weight"].type.shape if isinstance(size, int)]
     per_group = values.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
     return per_group.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))

@@ -20,6 +20,12 @@ from cnnc import ops
 from cnnc.ir.graph import Node, Value
 from cnnc.passes.engine import Pass, Sweep
 
+CHAINED = (
+    ops.Transpose, ops.Reshape, ops.Flatten, ops.Conv, ops.AvgPool, ops.L2Pool, ops.MaxPool, ops.Concat, ops.Slice,
+    ops.Relu, ops.Clip,
+)  # fmt: skip
+"""Ops at the end of what is brought to one form."""
+
 
 def movement(node: Node, sweep: Sweep) -> Value | None:
     """Two transposes as one; a reshape of a reshape as the last."""
@@ -150,4 +156,4 @@ def _operand(node: Node, joined: Node, axis: int) -> Value | None:
     return None
 
 
-CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, pool_padding, joining, clipping), level=1)
+CANONICAL = Pass("canonical", __doc__ or "", (movement, padding, pool_padding, joining, clipping), level=1, of=CHAINED)

@@ -23,6 +23,8 @@ from cnnc.ir.types import DType
 from cnnc.passes.cost import nominal
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
+AVERAGES = (ops.AvgPool, ops.AdaptiveAvgPool, ops.GlobalAvgPool, ops.ReduceMean)
+
 
 def whole_map(node: Node, sweep: Sweep) -> Value | None:
     """An average over whole maps as gap; over single places as nothing."""
@@ -69,4 +71,4 @@ def _additions(average: Node) -> int:
     return nominal(average.inputs[0].type.size)
 
 
-COMMUTE_POOL = Pass("commute_pool", __doc__ or "", (whole_map, before_conv), level=2)
+COMMUTE_POOL = Pass("commute_pool", __doc__ or "", (whole_map, before_conv), level=2, of=AVERAGES)

@@ -96,8 +96,7 @@ def _rounded(value: Array, to: TensorType) -> Array:
 
     from cnnc.target import numpy_dtype
 
-    with np.errstate(over="ignore"):
-        return value.astype(numpy_dtype(to.dtype)).astype(np.float64)
+    return value.astype(numpy_dtype(to.dtype)).astype(np.float64)
 
 
 def _size(x: TensorType) -> int:

@@ -36,4 +36,4 @@ def _all(x: Value, number: float) -> bool:
     return all(value == number and copysign(1, value) > 0 for value in x.op.values)
 
 
-CONSTANT_NEUTRAL = Pass("constant_neutral", __doc__ or "", (neutral,), level=1)
+CONSTANT_NEUTRAL = Pass("constant_neutral", __doc__ or "", (neutral,), level=1, of=(ops.Mul, ops.Div, ops.Sub))

@@ -37,6 +37,10 @@ MAKERS = (ops.Conv, ops.Local, ops.Linear, ops.Rbf)
 """Ops whose parameters have a row for each output channel."""
 
 
+SELECTING = (ops.Slice, ops.Take)
+"""Ops that read some channels of their operand."""
+
+
 def unread(node: Node, sweep: Sweep) -> Value | None:
     """A slice or take of channels, of what is left when those that no other one reads are gone."""
     return narrow(node, sweep, selected, select)
@@ -53,7 +57,7 @@ def narrow(node: Node, sweep: Sweep, reads: Reads, adapt: Adapt) -> Value | None
     if source is None or source in sweep.memo:
         return None
     sweep.memo[source] = source
-    x, readers = node.inputs[0], sweep.graph.users[source]
+    x, readers = node.inputs[0], sweep.readers(source)
     if sweep.uses(x) != len(readers):
         return None  # an output
     read: set[int] = set()
@@ -142,4 +146,4 @@ def rows(node: Node, role: str, kept: Kept, sweep: Sweep, axis: int = 0) -> Para
     return sweep.param(like.name, sweep.weights[like.name].take(kept, axis), like)
 
 
-DEAD_CHANNELS = Pass("dead_channels", __doc__ or "", (unread,), level=2)
+DEAD_CHANNELS = Pass("dead_channels", __doc__ or "", (unread,), level=2, of=SELECTING)

@@ -2,8 +2,9 @@
 
 A *rule* takes a node whose operands have been rewritten and returns what replaces it, or None to keep it; Python's
 `match` is the pattern language. A rule that sees its pattern and must not apply raises `Refusal` with the reason. A
-*pass* sweeps a graph once with its rules, operands before users, so the cost is linear. Every pass preserves the value
-of the graph; the verifier runs after each one.
+*pass* sweeps a graph once with its rules, operands before users, so the cost is linear; it says which ops they replace
+at all, and a graph without any of them is not swept. Every pass preserves the value of the graph; the verifier runs
+after each one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from cnnc.ir.graph import Graph, Node, Param, Value, keep
+from cnnc.ir.graph import Graph, Node, Origin, Param, Value, keep
+from cnnc.ir.op import Op, registry
 from cnnc.ir.types import TensorType
 from cnnc.ir.verify import verify
 
@@ -41,32 +44,33 @@ class Network:
     weights: Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a pass did with a node, or why it did nothing."""
+class Note(NamedTuple):
+    """What a pass did with a node, or why it did nothing. It has names: a node would keep the graph before the pass."""
 
     passed: str
-    node: Node
-    """The node as it stood before the pass."""
-    result: Value | None = None
-    """What replaced it; None where the pass was refused."""
+    node: str
+    """The name of the node as it stood before the pass."""
+    origin: Origin | None
+    near: tuple[str, ...]
+    """By name, what replaced it; where the pass was refused, its operands."""
+    op: Op | None = None
+    """The op of what replaced it; None for an input."""
     reason: str = ""
-    """Why it was refused."""
+    """Why the pass was refused."""
 
     @property
     def applied(self) -> bool:
-        return self.result is not None
+        return not self.reason
 
     def __str__(self) -> str:
-        if self.result is None:
+        if self.reason:
             return f"{self.passed}: not applied: {self.reason}"
-        became = f"{self.result.op}" if isinstance(self.result, Node) else "an input"
-        return f"{self.passed}: now `{self.result.name}`, {became}"
+        return f"{self.passed}: now `{self.near[0]}`, {self.op or 'an input'}"
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A named sweep. `rules` are tried in order until none replaces the node.
+    """A named sweep. `rules` are tried in order, on nodes of the ops `of` alone, until none replaces the node.
 
     `doc` is the docstring of its module, which has its mathematics. `level` is the lowest -O at which it runs: 1 keeps
     every bit of the results, 2 keeps them within the derived bound, 3 does so where every value on the way is finite.
@@ -77,6 +81,7 @@ class Pass:
     doc: str
     rules: tuple[Rule, ...]
     level: int
+    of: tuple[type[Op], ...] = (Op,)
 
     @property
     def title(self) -> str:
@@ -88,13 +93,35 @@ class Pass:
         """Whether every bit of the results stays as it is."""
         return self.level == 1
 
+    @cached_property
+    def classes(self) -> frozenset[type[Op]]:
+        """The ops of `of`, each class for itself."""
+        return frozenset(each for each in registry().values() if issubclass(each, self.of))
+
     def run(self, network: Network, notes: list[Note] | None = None) -> Network:
         """The rewritten network; notes on what was done and refused are appended to `notes`."""
+        import numpy as np
+
+        if self.classes.isdisjoint(network.graph.classes):
+            return network
         sweep = Sweep(network, self, [] if notes is None else notes)
-        graph = network.graph.rebuild(sweep.rewrite)
+        with np.errstate(all="ignore"):  # what is not finite in new weights is refused
+            graph = network.graph.rebuild(sweep.rewrite)
         if graph is network.graph:
             return network
+        if not sweep.weights and len(graph.params) == len(network.weights):
+            return Network(graph, network.weights)
         return Network(graph, {name: sweep.weights[name] for name in graph.params})
+
+
+class _Weights(dict[str, "Array"]):
+    """The arrays that a sweep makes; those of the network, of which it makes few, are found behind them."""
+
+    def __init__(self, given: Mapping[str, Array]) -> None:
+        self.given = given
+
+    def __missing__(self, name: str) -> Array:
+        return self.given[name]
 
 
 class Sweep:
@@ -102,8 +129,8 @@ class Sweep:
 
     def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
         self.graph, self.owner, self.notes = network.graph, owner, notes
-        self.weights: Mapping[str, Array] = network.weights
-        self._made: dict[str, Array] | None = None
+        self._classes = owner.classes
+        self.weights = _Weights(network.weights)
         self._new_uses: dict[Value, int] = {}
         self._names: set[str] = set()
         self.memo: dict[object, Any] = {}
@@ -114,15 +141,18 @@ class Sweep:
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> Value:
         """What becomes of a node on rewritten operands: the rules' replacement, itself rewritten until none applies."""
         self.written = node
-        value: Value = keep(node, inputs)
-        while isinstance(value, Node):
+        kept: Value = keep(node, inputs)
+        value = kept
+        while isinstance(value, Node) and type(value.op) in self._classes:
             replacement = self._apply(value)
             if replacement is None:
                 break
             value = replacement
-        if value is not node:  # one that was there already keeps its other uses; this node's of it are gone
+        if value is not kept:  # one that was there already keeps its other uses; this node's of it are gone
             others = self._new_uses.get(value, self.graph.uses.get(value, 0)) - inputs.count(value)
             self._new_uses[value] = self.graph.uses[node] + others
+        elif value is not node:
+            self._new_uses[value] = self.graph.uses[node]
         return value
 
     def _apply(self, value: Node) -> Value | None:
@@ -130,17 +160,26 @@ class Sweep:
             try:
                 replacement = rule(value, self)
             except Refusal as e:
-                self.notes.append(Note(self.owner.name, self.written, reason=str(e)))
+                self._note(tuple(x.name for x in self.written.inputs), reason=str(e))
                 continue
             if replacement is not None:
-                self.notes.append(Note(self.owner.name, self.written, replacement))
+                self._note((replacement.name,), replacement.op if isinstance(replacement, Node) else None)
                 return replacement
         return None
+
+    def _note(self, near: tuple[str, ...], op: Op | None = None, reason: str = "") -> None:
+        self.notes.append(Note(self.owner.name, self.written.name, self.written.origin, near, op, reason))
 
     def uses(self, value: Value) -> int:
         """How many operands of nodes and outputs of the graph the value is."""
         new = self._new_uses.get(value)
         return self.graph.uses.get(value, 1) if new is None else new
+
+    def readers(self, operand: Value) -> tuple[Node, ...]:
+        """The nodes that read an operand of `written`, both as they stand in `graph`."""
+        if self.graph.uses[operand] == 1:  # so it is in most networks at most values
+            return (self.written,)
+        return self.graph.users[operand]
 
     def used_once(self, value: Value) -> bool:
         """Whether one node and no output reads the value."""
@@ -152,7 +191,7 @@ class Sweep:
 
     def name(self, wanted: str) -> str:
         """A name for a further node, which no value of the graph has: as wanted, or with a number after it."""
-        self._names = self._names or {x.name for x in self.graph.users}
+        self._names = self._names or {x.name for x in self.graph.uses}
         name, number = wanted, 1
         while name in self._names:
             number += 1
@@ -168,11 +207,9 @@ class Sweep:
 
     def param(self, name: str, value: Array, like: Param) -> Param:
         """A new parameter with this value, rounded to the element type of `like`."""
-        array = value.astype(self.weights[like.name].dtype, copy=False)
-        if self._made is None:  # most passes make no weights: those given are copied by the first that does
-            self.weights = self._made = dict(self.weights)
-        self._made[name] = array
-        return Param(name, TensorType(array.shape, like.type.dtype), like.init, like.trainable)
+        self.weights[name] = array = value.astype(self.weights[like.name].dtype, copy=False)
+        type = like.type if array.shape == like.type.shape else TensorType(array.shape, like.type.dtype)
+        return Param(name, type, like.init, like.trainable)
 
 
 @contextmanager

@@ -16,7 +16,18 @@ from __future__ import annotations
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.affine import affine, bias_of, biased, check_changeable, has_offset, operand, per_output, refit, scaled
+from cnnc.passes.affine import (
+    AFFINES,
+    affine,
+    bias_of,
+    biased,
+    check_changeable,
+    has_offset,
+    operand,
+    per_output,
+    refit,
+    scaled,
+)
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -34,4 +45,4 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
     return refit(op, layer, layer.inputs, weight, bias, sweep)
 
 
-FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer,), level=2)
+FOLD_BATCH_NORM = Pass("fold_batch_norm", __doc__ or "", (into_layer,), level=2, of=AFFINES)

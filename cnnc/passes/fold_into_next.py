@@ -56,4 +56,4 @@ def _check_offset(layer: Node, before: Node) -> None:
             raise Refusal(f"`{layer.name}` pads the result of `{before.name}` with zeros, which have no offset")
 
 
-FOLD_INTO_NEXT = Pass("fold_into_next", __doc__ or "", (into_next,), level=2)
+FOLD_INTO_NEXT = Pass("fold_into_next", __doc__ or "", (into_next,), level=2, of=(ops.Conv, ops.Deconv, ops.Linear))

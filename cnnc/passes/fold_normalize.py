@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 def into_layer(node: Node, sweep: Sweep) -> Value | None:
     """normalize -> conv and normalize -> linear with the weights divided by std."""
-    import numpy as np
 
     before = node.inputs[0] if isinstance(node.op, ops.Conv | ops.Linear) else None
     if not isinstance(before, Node) or not isinstance(before.op, ops.Normalize):
@@ -41,8 +40,7 @@ def into_layer(node: Node, sweep: Sweep) -> Value | None:
     if not sweep.used_once(before):
         raise Refusal(f"the result of `{before.name}` is read elsewhere too")
     check_changeable(node, sweep)
-    with np.errstate(all="ignore"):  # what is not finite is refused
-        return _folded(node, before, sweep)
+    return _folded(node, before, sweep)
 
 
 def _folded(layer: Node, before: Node, sweep: Sweep) -> Node:
@@ -77,4 +75,4 @@ def _centred(x: Value, mean: Array, before: Node, sweep: Sweep) -> Node:
     return Node(ops.Sub(), (x, constant), {}, before.name, before.origin)
 
 
-FOLD_NORMALIZE = Pass("fold_normalize", __doc__ or "", (into_layer,), level=2)
+FOLD_NORMALIZE = Pass("fold_normalize", __doc__ or "", (into_layer,), level=2, of=(ops.Conv, ops.Linear))

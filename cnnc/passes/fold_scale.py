@@ -14,7 +14,7 @@ from __future__ import annotations
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
 from cnnc.ir.types import DType
-from cnnc.passes.affine import affine, bias_name, check_finite, has_offset, operand
+from cnnc.passes.affine import AFFINES, affine, bias_name, check_finite, has_offset, operand
 from cnnc.passes.engine import Pass, Refusal, Sweep
 
 
@@ -49,4 +49,4 @@ def into_scale(node: Node, sweep: Sweep) -> Value | None:
     return Node(op, (x,), params, node.name, node.origin)
 
 
-FOLD_SCALE = Pass("fold_scale", __doc__ or "", (into_scale,), level=2)
+FOLD_SCALE = Pass("fold_scale", __doc__ or "", (into_scale,), level=2, of=AFFINES)

@@ -52,4 +52,7 @@ def flatten_later(node: Node, sweep: Sweep) -> Value | None:
     return Node(flat.op, (inner,), {}, flat.name, flat.origin)
 
 
-FULLY_CONVOLUTIONAL = Pass("fully_convolutional", __doc__ or "", (as_conv, flatten_later), level=4)
+FULLY_CONVOLUTIONAL = Pass(
+    "fully_convolutional", __doc__ or "", (as_conv, flatten_later), level=4,
+    of=(ops.Linear, Pointwise, ops.Scale, ops.BatchNorm),
+)

@@ -58,11 +58,13 @@ def _check(node: Node, layer: Node, sweep: Sweep) -> None:
 def _fused(node: Node, layer: Node, sweep: Sweep) -> Node:
     # One object for the same two ops, which a network repeats; they are kept, so that no others get their identities.
     key = (id(layer.op), id(node.op))
-    _, _, op = sweep.memo.setdefault(key, (layer.op, node.op, Fused((*parts_of(layer.op), node.op))))
+    if key not in sweep.memo:
+        sweep.memo[key] = (layer.op, node.op, Fused((*parts_of(layer.op), node.op)))
+    op: Fused = sweep.memo[key][2]
     others = list(node.inputs)
     others.remove(layer)
     params = {op.role(len(op.parts) - 1, role): param for role, param in node.params.items()}
     return Node(op, (*layer.inputs, *others), {**layer.params, **params}, layer.name, layer.origin)
 
 
-FUSE_EPILOGUE = Pass("fuse_epilogue", __doc__ or "", (fuse,), level=1)
+FUSE_EPILOGUE = Pass("fuse_epilogue", __doc__ or "", (fuse,), level=1, of=EPILOGUE)

@@ -79,4 +79,4 @@ def _padding(node: Node, before: Node, stride: tuple[int, int]) -> Padding:
     return top, left, bottom, right
 
 
-MERGE_POOLS = Pass("merge_pools", __doc__ or "", (merge,), level=1)
+MERGE_POOLS = Pass("merge_pools", __doc__ or "", (merge,), level=1, of=(ops.MaxPool,))

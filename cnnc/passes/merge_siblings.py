@@ -43,7 +43,7 @@ def merge(node: Node, sweep: Sweep) -> Value | None:
         return None
     sweep.memo[source] = source
     families: dict[Op, list[Node]] = {}
-    if len(readers := sweep.graph.users[source]) > 1:
+    if len(readers := sweep.readers(source)) > 1:
         for reader in readers:
             if isinstance(reader.op, ops.Conv | ops.Linear):
                 families.setdefault(_form(reader.op), []).append(reader)
@@ -119,4 +119,7 @@ def _activation(node: Node, sweep: Sweep) -> Node | None:
     return reader if isinstance(reader.op, Pointwise) and not reader.params else None
 
 
-MERGE_SIBLINGS = Pass("merge_siblings", __doc__ or "", (merge, joining), level=2)
+MERGE_SIBLINGS = Pass(
+    "merge_siblings", __doc__ or "", (merge, joining), level=2,
+    of=(ops.Conv, ops.Linear, Pointwise, ops.Concat, ops.Slice),
+)

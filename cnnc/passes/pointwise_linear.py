@@ -60,4 +60,7 @@ def _flat(x: Value) -> Value | None:
     return flat if x.type.shape == (*flat.type.shape, 1, 1) else None
 
 
-POINTWISE_LINEAR = Pass("pointwise_linear", __doc__ or "", (as_linear, reshape_later), level=2)
+POINTWISE_LINEAR = Pass(
+    "pointwise_linear", __doc__ or "", (as_linear, reshape_later), level=2,
+    of=(ops.Conv, ops.Flatten, Pointwise, ops.Scale, ops.BatchNorm),
+)

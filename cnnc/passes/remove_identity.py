@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
+from cnnc.ops.elementwise import Merge
 from cnnc.passes.engine import Pass, Sweep
+
+IDENTITIES = (
+    ops.Dropout, ops.Cast, ops.Reshape, ops.Flatten, ops.Slice, ops.Pad, ops.Crop, ops.Upsample, ops.Resize,
+    ops.PixelShuffle, ops.Transpose, ops.ChannelShuffle, ops.Concat, Merge, ops.MaxPool, ops.AvgPool,
+)  # fmt: skip
+"""Ops that can be one."""
 
 
 def identity(node: Node, sweep: Sweep) -> Value | None:
@@ -34,4 +41,4 @@ def identity(node: Node, sweep: Sweep) -> Value | None:
             return None
 
 
-REMOVE_IDENTITY = Pass("remove_identity", __doc__ or "", (identity,), level=1)
+REMOVE_IDENTITY = Pass("remove_identity", __doc__ or "", (identity,), level=1, of=IDENTITIES)

@@ -50,4 +50,4 @@ def _check_rising(node: Node, sweep: Sweep) -> None:
         raise Refusal(f"a slope of `{node.name}` is not positive")
 
 
-REORDER_POOL = Pass("reorder_pool", __doc__ or "", (after_pool,), level=1)
+REORDER_POOL = Pass("reorder_pool", __doc__ or "", (after_pool,), level=1, of=(ops.MaxPool, ops.GlobalMaxPool))

@@ -26,4 +26,4 @@ def widened(node: Node, sweep: Sweep) -> Value | None:
     return Node(replace(node.op, wide=True), node.inputs, node.params, node.name, node.origin)
 
 
-ROUND_ONCE = Pass("round_once", __doc__ or "", (widened,), level=2)
+ROUND_ONCE = Pass("round_once", __doc__ or "", (widened,), level=2, of=(Fused,))

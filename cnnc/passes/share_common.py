@@ -12,9 +12,16 @@ from cnnc.passes.engine import Pass, Sweep
 
 def common(node: Node, sweep: Sweep) -> Value | None:
     """The earlier node that computes the same."""
-    key = (node.op, node.inputs, tuple(node.params.values()))
-    earlier = sweep.memo.setdefault(key, node)
+    first = sweep.memo.setdefault(node.inputs[0] if node.inputs else None, node)
+    if first is node:  # most nodes are the only ones on their operand: they need no key
+        return None
+    sweep.memo.setdefault(_key(first), first)
+    earlier = sweep.memo.setdefault(_key(node), node)
     return None if earlier is node else earlier
+
+
+def _key(node: Node) -> object:
+    return node.op, node.inputs, tuple(node.params.values())
 
 
 SHARE_COMMON = Pass("share_common", __doc__ or "", (common,), level=1)

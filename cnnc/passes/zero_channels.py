@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.dead_channels import Kept, narrow, rows, select, selected
+from cnnc.passes.dead_channels import SELECTING, Kept, narrow, rows, select, selected
 from cnnc.passes.engine import Pass, Sweep
 
 
@@ -23,12 +23,16 @@ def unweighted(node: Node, sweep: Sweep) -> Value | None:
 
 def _weighted(node: Node, sweep: Sweep) -> set[int] | None:
     """The channels for which a layer has a weight that is not zero."""
+    import numpy as np
+
     axis = _axis(node)
     if axis is None:
         return selected(node, sweep)
     if not all(map(sweep.owned, node.params.values())):
         return None
     weight = sweep.weights[node.params["weight"].name]
+    if np.count_nonzero(weight) == weight.size:
+        return set(range(weight.shape[axis]))
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return set((weight != 0).any(others).nonzero()[0].tolist())
 
@@ -52,4 +56,7 @@ def _axis(node: Node) -> int | None:
             return None
 
 
-ZERO_CHANNELS = Pass("zero_channels", __doc__ or "", (unweighted,), level=3)
+ZERO_CHANNELS = Pass(
+    "zero_channels", __doc__ or "", (unweighted,), level=3,
+    of=(*SELECTING, ops.Conv, ops.Deconv, ops.Linear),
+)
