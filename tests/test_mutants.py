@@ -136,7 +136,7 @@ MUTANTS = (
         "y = x -> shuffle(2) -> conv(4, 1)",
     ),
     Mutant(
-        "layers equal but for their weights", share_common.common, ", tuple(node.params.values())", "",
+        "layers equal but for their weights", share_common._key, ", tuple(node.params.values())", "",
         "y = add { x -> conv(4, 3) | x -> conv(4, 3) -> tanh }",
     ),
     Mutant(

@@ -15,6 +15,7 @@ import cnnc
 from cnnc import ops
 from cnnc.diagnostics import CnncError
 from cnnc.ir.graph import Node, Value
+from cnnc.ir.op import Op
 from cnnc.passes import LEVELS, PASSES, Sweep
 from cnnc.target import targets
 from cnnc.verification import (
@@ -91,7 +92,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def planted_rule(rule: Callable[[Node, Sweep], Value | None]) -> Plant:
     """The pass `canonical` does this and nothing else."""
-    canonical = replace(PASSES["canonical"], rules=(rule,))
+    canonical = replace(PASSES["canonical"], rules=(rule,), of=(Op,))
     return lambda monkeypatch: monkeypatch.setattr("cnnc.passes.PASSES", {**PASSES, "canonical": canonical})
 
 
