@@ -126,7 +126,7 @@ class Builder:
         return index if isinstance(index, int) else self._analyzer.simplify(index)
 
     def memory(self, type: TensorType) -> TensorType | None:
-        """The blocks of images that are stored in blocks, which have sizes in numbers but for the batch.
+        """The blocks of images that are stored in blocks.
 
         They are of f32, which kernels compute in, whatever the type the elements were rounded to. Of one place they
         would lie as they do plainly.
@@ -134,8 +134,7 @@ class Builder:
         if not self.lanes or type.rank != 4:
             return None
         n, c, h, w = type.shape
-        known = isinstance(h, int) and isinstance(w, int) and (h, w) != (1, 1)
-        if not isinstance(c, int) or not known or 2 * c < self.lanes:
+        if not isinstance(c, int) or 2 * c < self.lanes or (h, w) == (1, 1):
             return None
         return TensorType((n, -(-c // self.lanes), h, w, self.lanes))
 

@@ -16,11 +16,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import te
+from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
-from cnnc_tvm.conv_tiles import Tile, rows_inside, store, tiles, zero
+from cnnc_tvm.conv_tiles import Tile, each_tile, each_tile_of_part, new_columns, rows_inside, store, zero
 from cnnc_tvm.prefetch import by_turns, images_read, prefetch
 from cnnc_tvm.tensor import Expr
 
@@ -31,6 +31,10 @@ _AHEAD, _FAR_AHEAD = 16, 48
 """How far ahead weights are fetched into the first cache, where all fit the second and where they come from beyond."""
 _MANY_WEIGHTS = 2**20
 """Bytes."""
+_USUAL, _LONG = (7, 14, 28, 56, 112), (1024,)
+"""Columns that images have for which plans are made before these are known, and of all their rows in one."""
+_TILES_OF_A_ROW = 16
+"""Tiles of such a row that a thread computes at a time."""
 _BLOCKS_AHEAD = 2
 """Blocks of channels between the inputs that are multiplied and those fetched."""
 
@@ -53,8 +57,9 @@ class Plan:
     """Whether a thread goes through the images before it takes other filters, else through the filters first."""
     depth: int
     """Channels in a block of the input: `lanes`, or 1 where it is not in blocks but plain [N, C, H, W]."""
-    image: tuple[int, int]
-    """Rows and columns of the image as it is walked: others than its own where no window reaches across rows."""
+    image: tuple[int, int] | None
+    """Rows and columns of the image as it is walked: others than its own where no window reaches across rows. None
+    where only the running program knows them: images whose windows are single places are one long row then."""
 
     @property
     def layout(self) -> str:
@@ -65,6 +70,30 @@ class Plan:
 def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan that takes the fewest cycles by a simple model; `plain` says that the input is not in blocks."""
     return min(plans(shape, machine, plain=plain), key=lambda plan: cycles(shape, machine, plan))
+
+
+def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
+    """The plan for images whose sizes only the running program knows: for those of usual widths."""
+    all_blocks = _blocks(shape, machine.lanes)
+    edges = shape.pads[1] + shape.pads[3] > 0
+    depth = shape.channels // shape.groups * prod(shape.kernel)
+    width = shape.out[1]
+    widths = (width,) if isinstance(width, int) else _LONG if shape.single else _USUAL
+
+    def cycles(columns: int, blocks: int) -> float:
+        """Those for a place and a channel, on the average of the widths."""
+        total, late = 0.0, _late(4 * machine.lanes * blocks * depth, machine)
+        for width in widths:
+            inside = width - (2 if edges else 0)
+            full, single = (-(-inside // columns), width - inside) if inside >= columns else (0, width)
+            for b, q in _parts(all_blocks, blocks):
+                total += q * (full * _step(columns, b, late) + single * _step(1, b, late)) / width
+        return total
+
+    tiles = [(c, b) for b in range(1, min(4, all_blocks) + 1) for c in range(1, (machine.registers - 1 - b) // b + 1)]
+    columns, blocks = min(tiles, key=lambda tile: cycles(*tile))
+    once = 4 * shape.filters * depth > machine.l2 / 2
+    return Plan(machine.lanes, 1, columns, blocks, 1, once, 1 if plain else machine.lanes, None)
 
 
 def choose_row(shape: ConvShape, machine: Machine) -> Plan:
@@ -96,7 +125,7 @@ def plans(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Iterato
 def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
     """The sizes the image may be walked with: any of its area if windows are single places next to each other."""
     height, width = shape.image
-    if shape.kernel != (1, 1) or shape.stride != (1, 1) or any(shape.pads):
+    if not shape.single:
         yield shape.image
     else:
         yield from ((rows, height * width // rows) for rows in range(1, 17) if height * width % rows == 0)
@@ -129,7 +158,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     filters = 4 * plan.lanes * plan.blocks * depth
     passes = shape.groups * -(-blocks // plan.blocks)
     chunks = -(-height // plan.chunk)
-    late = plan.lanes / 16 * (1 if filters < 0.6 * machine.l2 else 6)  # cycles that the first cache waits for a vector
+    late = _late(filters, machine)
     steps = sum(
         n * p * q * _step(rows * columns, b, late)
         for rows, n in _parts(height, plan.rows)
@@ -147,6 +176,11 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     share = -(-tasks // machine.cores) / tasks
     waiting = (inputs + filters * passes * (again + 1)) / 8 + 500 * tasks  # weights come from farther away at first
     return images * shape.groups * depth * steps * share + waiting / machine.cores
+
+
+def _late(filters: int, machine: Machine) -> float:
+    """Cycles that the first cache waits for a vector of a tile's filters, which have so many bytes."""
+    return machine.lanes / 16 * (1 if filters < 0.6 * machine.l2 else 6)
 
 
 def _parts(size: int, part: int) -> list[tuple[int, int]]:
@@ -202,7 +236,12 @@ class _Kernel:
         self, shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any, placed: Placed,
         near: Near = Near(),
     ) -> None:  # fmt: skip
-        self.original, self.shape, self.plan, self.near = shape, _walked(shape, plan.image), plan, near
+        self.original, self.plan, self.near = shape, plan, near
+        self.long = shape.single and not isinstance(shape.image[1], int)
+        """Whether the image is one long row, of which parts take the place of rows."""
+        self.shape = _walked(shape, plan.image or ((1, shape.area) if self.long else shape.image))
+        self.as_it_is = plan.image == shape.image if shape.known else not self.long
+        """Whether the image is walked by its own rows and columns."""
         self.finish, self.x, self.w, self.out, self.placed = finish, x, w, out, placed
         self.vector = T.ramp(0, 1, plan.lanes)
         self.blocks = _blocks(shape, plan.lanes)
@@ -214,8 +253,8 @@ class _Kernel:
         """Channels between the weights that are multiplied and those fetched."""
 
     def write(self) -> None:
-        plan, height = self.plan, self.shape.out[0]
-        passes, chunks = self.shape.groups * self.passes, -(-height // plan.chunk)
+        plan, height = self.plan, self.height
+        passes, chunks = self.shape.groups * self.passes, (height + plan.chunk - 1) // plan.chunk
         with T.parallel(self.shape.batch * (chunks * passes)) as task:
             if plan.weights_once:
                 group, rest = task // (self.shape.batch * chunks), task % (self.shape.batch * chunks)
@@ -247,20 +286,34 @@ class _Kernel:
         self.sums = [[T.alloc_buffer((self.plan.lanes,)) for _ in range(self.plan.blocks)] for _ in places]
 
     def chunk(self, n: Expr, group: Expr, first: Expr, blocks: int) -> None:
-        plan, height = self.plan, self.shape.out[0]
+        plan, height = self.plan, self.height
         count = te.min(plan.chunk, height - first)
         with T.serial(count // plan.rows) as k:
             self.row(n, group, T.bind(first + k * plan.rows), plan.rows, blocks)
-        if height % plan.rows:  # chunks but the last are whole tiles
+        if plan.rows > 1 and height % plan.rows:  # chunks but the last are whole tiles
             with T.If(first + plan.chunk >= height), T.Then():
                 self.row(n, group, height - 1, 1, blocks)
 
-    def row(self, n: Expr, group: Expr, i: Expr, rows: int, blocks: int) -> None:
-        for tile in tiles(self.shape, self.plan.columns):
-            with T.serial(tile.count) as t:
-                self.tile(n, group, i, tile.start + t * tile.columns, rows, tile, blocks)
+    @property
+    def height(self) -> Expr:
+        """How many rows there are to compute, or parts of a long one."""
+        if not self.long:
+            return self.shape.out[0]
+        part = self.plan.columns * _TILES_OF_A_ROW
+        return tirx.floordiv(self.shape.image[1] + part - 1, part)
 
-    def tile(self, n: Expr, group: Expr, i: Expr, j: Expr, rows: int, tile: Tile, blocks: int) -> None:
+    def row(self, n: Expr, group: Expr, i: Expr, rows: int, blocks: int) -> None:
+        def write(j: Expr, tile: Tile, new: Expr | None) -> None:
+            self.tile(n, group, 0 if self.long else i, j, rows, tile, blocks, new)
+
+        if self.long:
+            each_tile_of_part(self.shape.image[1], self.plan.columns, i * _TILES_OF_A_ROW, _TILES_OF_A_ROW, write)
+        else:
+            each_tile(self.shape, self.plan.columns, write)
+
+    def tile(
+        self, n: Expr, group: Expr, i: Expr, j: Expr, rows: int, tile: Tile, blocks: int, new: Expr | None
+    ) -> None:  # fmt: skip
         places = [(u, m) for u in range(rows) for m in range(tile.columns)]
         sums = {place: sums[:blocks] for place, sums in zip(places, self.sums, strict=False)}
         for place in places:
@@ -272,11 +325,19 @@ class _Kernel:
             for first, count, inside in self.spans(i, rows):
                 with T.serial(count) as r:
                     self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
-        done = {(u, m, k): total for (u, m), column in sums.items() for k, total in enumerate(column)}
-        store(
-            self.original, self.plan.lanes, self.finish, done, self.out,
-            n, start, lambda u, m: self.placed(*self.place(i + u, j + m)),
-        )  # fmt: skip
+
+        def put(columns: range) -> None:
+            first = columns[0]
+            done = {
+                (u, m - first, k): total for (u, m), column in sums.items() if m in columns
+                for k, total in enumerate(column)
+            }  # fmt: skip
+            store(
+                self.original, self.plan.lanes, self.finish, done, self.out,
+                n, start, lambda u, m: self.placed(*self.place(i + u, j + first + m)),
+            )  # fmt: skip
+
+        new_columns(j, tile, new, put)
 
     def fetch(self, n: Expr, start: Expr, i: Expr, j: Expr, block: Expr, rows: int, columns: int, blocks: int) -> None:
         """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block."""
@@ -360,7 +421,7 @@ class _Kernel:
 
     def place(self, i: Expr, j: Expr) -> tuple[Expr, Expr]:
         """A row and a column of the image from those of the walk."""
-        if self.shape == self.original:
+        if self.as_it_is:
             return i, j
         width = self.original.image[1]
         return (i * self.shape.image[1] + j) // width, (i * self.shape.image[1] + j) % width

@@ -31,17 +31,22 @@ def as_they_are(i: Expr, j: Expr) -> tuple[Expr, Expr]:
 
 @dataclass(frozen=True)
 class ConvShape:
-    """The sizes of a convolution. Height comes before width; `pads` are (top, left, bottom, right)."""
+    """The sizes of a convolution. Height comes before width; `pads` are (top, left, bottom, right).
+
+    The batch, and rows and columns of the image, are expressions where only the running program knows them.
+    """
 
     batch: Expr
     channels: int
     filters: int
-    image: tuple[int, int]
+    image: tuple[Expr, Expr]
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
+    area: Expr = None
+    """Places of the image, as one symbol where only the running program knows them: TVM fails on i // W of i < 30*W."""
 
     @property
     def span(self) -> tuple[int, int]:
@@ -50,7 +55,17 @@ class ConvShape:
         return (r - 1) * dh + 1, (s - 1) * dw + 1
 
     @property
-    def out(self) -> tuple[int, int]:
+    def known(self) -> bool:
+        """Whether the sizes of the image are known."""
+        return all(isinstance(size, int) for size in self.image)
+
+    @property
+    def single(self) -> bool:
+        """Whether windows are single places next to each other."""
+        return self.kernel == self.stride == (1, 1) and not any(self.pads)
+
+    @property
+    def out(self) -> tuple[Expr, Expr]:
         """Rows and columns of the result."""
         (h, w), (top, left, bottom, right), (p, q) = self.image, self.pads, self.span
         return (h + top + bottom - p) // self.stride[0] + 1, (w + left + right - q) // self.stride[1] + 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from cnnc_tvm.conv_shape import ConvShape, Finish, Placed
 from cnnc_tvm.tensor import Expr
 
-Run = tuple[int, int, tuple[int, ...]]
+Run = tuple[Expr, Expr, tuple[int, ...]]
 """Columns first .. last - 1 of the window, and the columns of the tile at which they all lie inside the image."""
 
 _C_FUNCTION, _BITS = "tirx.call_pure_extern", "tirx.reinterpret"
@@ -58,22 +59,94 @@ def _runs(shape: ConvShape, start: int, columns: int) -> tuple[Run, ...]:
     return tuple(runs)
 
 
+def each_tile(shape: ConvShape, columns: int, write: Callable[[Expr, Tile, Expr | None], None]) -> None:
+    """Emit `write(j, tile, new)` for the tiles of a row of the result, which begin at column j.
+
+    The columns before `new` were written before. It is None where the columns are known; where only the running program
+    knows how many there are, the last tile of those at which the whole window lies inside the image begins so early
+    that it is full. The columns at the edges, and all of a row that has fewer than a tile, are tiles of their own.
+    """
+    width, image = shape.out[1], shape.image[1]
+    if isinstance(image, int):
+        for tile in tiles(shape, columns):
+            with T.serial(tile.count) as t:
+                write(tile.start + t * tile.columns, tile, None)
+        return
+    left, stride = shape.pads[1], shape.stride[1]
+    start = -(-left // stride)
+    end = T.bind(te.min(width, tirx.floordiv(image - shape.span[1] + left, stride) + 1))
+    inside = T.bind(end - start)
+    with T.If(inside >= columns), T.Then(), T.serial(tirx.floordiv(inside + columns - 1, columns)) as t:
+        new = T.bind(start + t * columns)
+        whole = Tile(start, columns, 1, ((0, shape.kernel[1], tuple(range(columns))),))
+        write(T.bind(te.min(new, end - columns)), whole, new)
+    skipped = T.bind(tirx.Select(inside >= columns, inside, 0))
+    with T.serial(width - skipped) as t:
+        j = T.bind(tirx.Select(t < start, t, t + skipped))
+        write(j, Tile(0, 1, 1, ((*inside_image(shape, 1, j), (0,)),)), None)
+
+
+def each_tile_of_part(
+    width: Expr, columns: int, start: Expr, count: int, write: Callable[[Expr, Tile, Expr | None], None]
+) -> None:
+    """Emit `write(j, tile, new)`, likewise, for `count` tiles from number `start` on of a long row of single places."""
+    one = tirx.const(1, "int32")
+    with T.If(width >= columns):
+        with T.Then(), T.serial(te.min(count, tirx.floordiv(width + columns - 1, columns) - start)) as t:
+            new = T.bind((start + t) * columns)
+            write(T.bind(te.min(new, width - columns)), Tile(0, columns, 1, ((0, 1, tuple(range(columns))),)), new)
+        with T.Else(), T.serial(width) as j:
+            write(j, Tile(0, 1, 1, ((0, one, (0,)),)), None)
+
+
+def new_columns(j: Expr, tile: Tile, new: Expr | None, write: Callable[[range], None]) -> None:
+    """Emit `write(columns)` for those columns of a tile at j, counted from there, that were not written before."""
+    if new is None:
+        write(range(tile.columns))
+        return
+    for m in range(tile.columns):
+        with T.If(j + m >= new), T.Then():
+            write(range(m, m + 1))
+
+
+@contextmanager
+def in_turn(first: Expr, last: Expr) -> Iterator[Iterable[Expr]]:
+    """first .. last - 1 to go through while code is emitted; where these are expressions it is in a loop, and one."""
+    if isinstance(first, int) and isinstance(last, int):
+        yield range(first, last)
+    else:
+        with T.serial(last - first) as place:
+            yield (first + place,)
+
+
 def rows_inside(shape: ConvShape, i: Expr) -> tuple[Expr, Expr]:
     """The rows first .. last - 1 of the window at row i of the result that lie inside the image."""
-    (height, _), (rows, _), dilation, (top, _, bottom, _) = shape.image, shape.kernel, shape.dilation[0], shape.pads
-    start = i * shape.stride[0] - top
-    first = te.max(0, tirx.floordiv(dilation - 1 - start, dilation)) if top else 0
-    last = te.min(rows, tirx.floordiv(height - 1 - start, dilation) + 1) if bottom else rows
-    return first, last
+    return inside_image(shape, 0, i)
+
+
+def inside_image(shape: ConvShape, axis: int, i: Expr) -> tuple[Expr, Expr]:
+    """The rows, or columns, first .. last - 1 of the window at row or column i of the result inside the image."""
+    size, dilation, before, after = shape.kernel[axis], shape.dilation[axis], shape.pads[axis], shape.pads[axis + 2]
+    start = i * shape.stride[axis] - before
+    first = te.max(0, tirx.floordiv(dilation - 1 - start, dilation)) if before else 0
+    if isinstance(after, int) and not after:
+        return first, size
+    return first, te.min(size, tirx.floordiv(shape.image[axis] - 1 - start, dilation) + 1)
 
 
 def zero(accumulator: Any, lanes: int) -> None:
     T.buffer_store(accumulator, T.broadcast(tirx.const(0.0, "float32"), lanes), [T.ramp(0, 1, lanes)])
 
 
+ROWS = 8
+"""Rows that a thread computes at a time where only the running program knows how many there are."""
+
+
 def rows_of_a_task(shape: ConvShape, lanes: int, cores: int) -> int:
     """Rows that a thread computes of a block of channels at a time where each has windows of its own, so that each core
     has several of them."""
+    if not isinstance(shape.out[0], int):
+        return ROWS
     tasks = -(-shape.channels // lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
     chunks = min(shape.out[0], -(-4 * cores // tasks)) if cores > 1 else 1
     return -(-shape.out[0] // chunks)

@@ -42,7 +42,7 @@ def convolution(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Te
 def joined(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
     """The convolution with those that make its image, row by row (see `conv_rows`); None where that is not faster."""
     before, shape = x.kernel.rows if x.kernel else None, _shape(b, op, x)
-    if before is None or shape is None or b.machine is None or b.memory(out) is None:
+    if before is None or shape is None or not shape.known or b.machine is None or b.memory(out) is None:
         return None
     if weight.type.dtype is DType.BF16 and b.machine.pairs == AMX:  # whose own kernels are faster
         return None
@@ -70,13 +70,15 @@ def joined(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor)
 
 
 def _shape(b: Builder, op: ops.Conv, x: Tensor) -> ConvShape | None:
-    """None where only the running program knows the image's sizes."""
+    """None where only the running program knows the padding."""
     n, c, h, w = x.type.shape
-    if not (isinstance(c, int) and isinstance(h, int) and isinstance(w, int)):
-        return None
-    top, left, bottom, right = (pad if isinstance(pad, int) else 0 for pad in op.pads(x.type))
-    pads = top, left, bottom, right
-    return ConvShape(b.size(n), c, op.channels, (h, w), op.kernel, op.stride, op.dilation, pads, op.groups)
+    pads = op.pads(x.type)
+    match c, pads:
+        case int(), (int() as top, int() as left, int() as bottom, int() as right):
+            pads, image = (top, left, bottom, right), (b.size(h), b.size(w))
+            shape = ConvShape(b.size(n), c, op.channels, image, op.kernel, op.stride, op.dilation, pads, op.groups)
+            return shape if shape.known else replace(shape, area=b.size(h * w))
+    return None
 
 
 def transposed(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -172,7 +174,7 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
                 with T.Else():
                     part.write(*many[0], finish, x, y)
 
-    single = len(parts) == 1 and parts[0].phase is None and not (plain or few_channels)
+    single = len(parts) == 1 and parts[0].phase is None and parts[0].shape.known and not (plain or few_channels)
     by_rows = single and not any(isinstance(plan, conv_bf16.Plan) for plan in plans[0])
     rows = Rows(image, first, (parts[0].shape,), (weight,)) if by_rows else None
     kernel = Kernel(heart, (image, *operands), write, rows)
@@ -188,14 +190,17 @@ def as_f32(b: Builder, x: Tensor) -> Tensor:
 
 
 def _one_block(out: TensorType, lanes: int) -> bool:
-    """Whether images of known sizes have so few channels that they are stored plainly, no more than in a block."""
-    _, c, h, w = out.shape
-    return isinstance(c, int) and isinstance(h, int) and isinstance(w, int) and 2 * c < lanes
+    """Whether images have so few channels that they are stored plainly, no more than in a block."""
+    c = out.shape[1]
+    return isinstance(c, int) and 2 * c < lanes
 
 
 def best_plans(shape: ConvShape, machine: Machine, tuned: Tuned, *, plain: bool) -> list[Plan]:
     """The plan, none if there is none; two, for few images and for many, where only the running program knows the batch
     and one would be slow for either."""
+    if not shape.known:
+        plan = choose_for_any(shape, machine, plain=plain)
+        return [plan] if plan else []
     shapes = [shape] if isinstance(shape.batch, int) else [replace(shape, batch=batch) for batch in (FEW, MANY)]
     own = [plan for each in shapes if (plan := choose(each, machine, plain=plain))]
     best = [_measured(plan, tuned, each, plain) or plan for each, plan in zip(shapes, own, strict=False)]
@@ -242,6 +247,14 @@ class _From:
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
         n, block, *place = index
         return self.buffer[n, block + self.first, *place]
+
+
+def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
+    """The plan for images whose sizes only the running program knows."""
+    groups, lanes = shape.groups, machine.lanes
+    if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
+        return None
+    return conv_direct.choose_for_any(shape, machine, plain=plain)
 
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:

@@ -7,9 +7,10 @@ right edge have code of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from typing import Any
 
 from tvm import te, tirx
@@ -20,7 +21,7 @@ from cnnc.ir.dim import Dim
 from cnnc.ir.types import DType, TensorType
 from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, tiles
+from cnnc_tvm.conv_tiles import Tile, each_tile, in_turn, new_columns, rows_inside, rows_of_a_task
 from cnnc_tvm.scalar import f32, maximum, minimum
 from cnnc_tvm.tensor import KERNEL, MAX, MIN, SUM, Expr, Kernel, Reduction, Tensor
 
@@ -55,11 +56,14 @@ def over_windows(
 ) -> Tensor | None:  # fmt: skip
     """`value` of x's elements reduced over windows, by a kernel; None where images are stored plainly.
 
-    Windows begin `before` the first row and column.
+    Windows begin `before` the first row and column; None, too, where only the running program knows how far.
     """
     if b.machine is None or b.memory(out) is None or b.memory(x.type) is None:
         return None
-    (c, h, w), (top, left), (rows, columns) = map(_known, (x.type.shape[1:], before, out.shape[2:]))
+    c, (top, left) = x.type.shape[1], before
+    if not (isinstance(c, int) and isinstance(top, int) and isinstance(left, int)):
+        return None
+    (h, w), (rows, columns) = b.shape(x.type.shape[2:]), b.shape(out.shape[2:])
     bottom, right = (
         (count - 1) * s + (k - 1) * d + 1 - start - size
         for count, s, k, d, start, size in zip(
@@ -78,28 +82,29 @@ def over_windows(
     return Tensor(TensorType(out.shape), lambda *i: heart(*i), loops=KERNEL, kernel=Kernel(heart, (image,), write))
 
 
-def _known(sizes: Iterable[Dim]) -> list[int]:
-    """Sizes that are numbers, as `Builder.memory` has found."""
-    return [size for size in sizes if isinstance(size, int)]
-
-
 def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None:
     shape, lanes = windows.shape, windows.lanes
-    blocks, chunks = -(-shape.channels // lanes), -(-shape.out[0] // chunk)
+    blocks, chunks = -(-shape.channels // lanes), (shape.out[0] + chunk - 1) // chunk
     with T.parallel(shape.batch * (blocks * chunks)) as task:
         n, block = T.bind(task // (blocks * chunks)), T.bind(task // chunks % blocks)
         start = T.bind(task % chunks * chunk)
         results = [T.alloc_buffer((lanes,)) for _ in range(_COLUMNS)]
         with T.serial(te.min(chunk, shape.out[0] - start)) as k:
             i = T.bind(start + k)
-            for tile in tiles(shape, min(_COLUMNS, shape.out[1])):
-                with T.serial(tile.count) as t:
-                    j = T.bind(tile.start + t * tile.columns)
-                    _tile(windows, tile, n, block, i, j, results, x)
-                    for m, result in enumerate(results[: tile.columns]):
+
+            def tile(j: Expr, tile: Tile, new: Expr | None) -> None:
+                j = T.bind(j)
+                _tile(windows, tile, n, block, i, j, results, x)
+
+                def put(columns: range) -> None:
+                    for m in columns:
                         with T.vectorized(lanes) as lane:
-                            done = finish(result[lane], n, block, lane, i, j + m)
+                            done = finish(results[m][lane], n, block, lane, i, j + m)
                             T.buffer_store(y, done, [n, block, i, j + m, lane])
+
+                new_columns(j, tile, new, put)
+
+            each_tile(shape, min(_COLUMNS, width) if isinstance(width := shape.out[1], int) else _COLUMNS, tile)
 
 
 def _tile(windows: Windows, tile: Tile, n: Expr, block: Expr, i: Expr, j: Expr, results: list[Any], x: Any) -> None:
@@ -111,8 +116,8 @@ def _tile(windows: Windows, tile: Tile, n: Expr, block: Expr, i: Expr, j: Expr, 
     with T.serial(below - above) as q:
         row = T.bind(i * shape.stride[0] - shape.pads[0] + (above + q) * shape.dilation[0])
         for first, last, columns in tile.runs:
-            for s in range(first, last):
-                for m in columns:
+            with in_turn(first, last) as places:
+                for s, m in product(places, columns):
                     column = (j + m) * shape.stride[1] - shape.pads[1] + s * shape.dilation[1]
                     with T.vectorized(lanes) as lane:
                         value = windows.value(x[n, block + windows.first, row, column, lane])
@@ -124,15 +129,18 @@ def over_maps(b: Builder, out: TensorType, x: Tensor, how: Reduction, *, mean: b
     channels that begin within a block: to copy them would take as long."""
     if b.memory(x.type) is None or b.memory(out) is not None or (x.within and x.blocks is None):
         return None
-    channels, height, width = _known(x.type.shape[1:])
+    channels, (height, width) = x.type.shape[1], b.shape(x.type.shape[2:])
+    assert isinstance(channels, int)
     lanes, (blocks, rest) = b.lanes, divmod(channels, b.lanes)
     image, first = b.image(x)
     combine, start = _COMBINE[how]
-    tile = min(_COLUMNS, width)
+    tile = min(_COLUMNS, width) if isinstance(width, int) else _COLUMNS
+    places = height * width
+    count_of_places = f32(places) if isinstance(places, int) else places.astype("float32")
 
     def write(x: Any, y: Any) -> None:
         def store(lane: Expr, result: Any, n: Expr, block: Expr) -> None:
-            value = result[lane] / f32(height * width) if mean else result[lane]
+            value = result[lane] / count_of_places if mean else result[lane]
             T.buffer_store(y, value, [n, block * lanes + lane, *[0] * (out.rank - 2)])
 
         count = blocks + (rest > 0)
@@ -151,7 +159,10 @@ def over_maps(b: Builder, out: TensorType, x: Tensor, how: Reduction, *, mean: b
             with T.serial(height) as i:
                 with T.serial(width // tile) as t:
                     take(i, t * tile, tile)
-                if width % tile:
+                if not isinstance(width, int):
+                    with T.serial(width % tile) as j:
+                        take(i, width - width % tile + j, 1)
+                elif width % tile:
                     take(i, width - width % tile, width % tile)
             with T.vectorized(lanes) as lane:
                 T.buffer_store(results[0], reduce(combine, [result[lane] for result in results]), [lane])
@@ -177,11 +188,12 @@ def squares_across(b: Builder, x: Tensor, size: int, before: int) -> Tensor | No
     """
     if b.memory(x.type) is None:
         return None
-    channels, height, width = _known(x.type.shape[1:])
+    channels, (height, width) = x.type.shape[1], b.shape(x.type.shape[2:])
+    assert isinstance(channels, int)
     batch, lanes, blocks = b.size(x.type.shape[0]), b.lanes, -(-channels // b.lanes)
     margin = -(-size // lanes) * lanes
     row = margin + blocks * lanes + margin
-    places = max(1, min(width, _NEAR // row))
+    places = max(1, min(width, _NEAR // row) if isinstance(width, int) else _NEAR // row)
     image, first = b.image(x)
     heart = b.heart(x.type)
 
@@ -192,7 +204,7 @@ def squares_across(b: Builder, x: Tensor, size: int, before: int) -> Tensor | No
             with T.serial(places) as m, T.serial(margin) as k:
                 T.buffer_store(squares, f32(0), [m * row + k])
                 T.buffer_store(squares, f32(0), [m * row + margin + blocks * lanes + k])
-            with T.serial(-(-width // places)) as t:
+            with T.serial((width + places - 1) // places) as t:
                 j = T.bind(t * places)
                 count = T.bind(te.min(places, width - j))
                 with T.serial(count) as m, T.serial(blocks) as block, T.vectorized(lanes) as lane:
