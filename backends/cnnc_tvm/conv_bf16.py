@@ -107,7 +107,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     products: float = walk.count(plan.chunk, plan.places) * _PANEL * (depth * step + storing * plan.places)
     weights = 2 * _DEPTH * _PANEL * LANES * depth * reading
     spent = -(-tasks // machine.cores) * (plan.panels * (products + weights) + 4 * places + 500)
-    return spent if amx else spent * _AS_F32
+    return float(spent if amx else spent * _AS_F32)
 
 
 def pack(weight: Array) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
-from cnnc_tvm.conv_tiles import Tile, rows_inside, rows_of_a_task, store, tiles, zero
+from cnnc_tvm.conv_tiles import Tile, each_tile, new_columns, rows_inside, rows_of_a_task, store, zero
 from cnnc_tvm.tensor import Expr
 
 if TYPE_CHECKING:
     from cnnc.target import Array
 
 
+_FOR_ANY = 5
+"""Columns of a tile for images of any width: those of 7 columns have 5 at which windows of 3 lie inside."""
 _LONGEST = 256
 """Products of a row of the window, all of which are written out."""
 
@@ -56,9 +59,12 @@ def plans(shape: ConvShape, machine: Machine) -> Iterator[Plan]:
 def choose(shape: ConvShape, machine: Machine) -> Plan:
     """The widest tile whose sums and weights fit the registers and that leaves the fewest columns over.
 
-    Chunks of rows are as long as leaves each core several.
+    Chunks of rows are as long as leaves each core several. Where only the running program knows the columns, it is a
+    tile for any.
     """
     width = shape.out[1]
+    if not isinstance(width, int):
+        return Plan(machine.lanes, _FOR_ANY, rows_of_a_task(shape, machine.lanes, machine.cores))
     most = _most(shape, machine)
     columns = min(range(-(-most // 2), most + 1), key=lambda columns: (-width % columns, -columns))
     return Plan(machine.lanes, columns, rows_of_a_task(shape, machine.lanes, machine.cores))
@@ -78,7 +84,7 @@ def _most(shape: ConvShape, machine: Machine) -> int:
     """Columns whose sums and weights fit the registers; weights that would fill more than half are read each time."""
     weights = shape.kernel[1] * _width(shape)
     free = machine.registers - 3 - (weights if weights <= machine.registers // 2 else 0)
-    return min(shape.out[1], max(2, min(free, _LONGEST // weights)))
+    return int(min(shape.out[1], max(2, min(free, _LONGEST // weights))))
 
 
 def pack(weight: Array, plan: Plan) -> Array:
@@ -94,7 +100,8 @@ def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any
 
     `shape` is one that `takes` says.
     """
-    height, blocks, chunks = shape.out[0], -(-shape.channels // plan.lanes), -(-shape.out[0] // plan.chunk)
+    height, blocks = shape.out[0], -(-shape.channels // plan.lanes)
+    chunks = (height + plan.chunk - 1) // plan.chunk
     with T.parallel(shape.batch * (blocks * chunks)) as task:
         n = T.bind(task // (blocks * chunks))
         block = T.bind(task // chunks % blocks)
@@ -119,12 +126,17 @@ def _row(
 ) -> None:  # fmt: skip
     """A row at this place (n, block, i)."""
     n, block, i = place
-    for tile in tiles(shape, plan.columns):
-        with T.serial(tile.count) as t:
-            j = tile.start + t * tile.columns
-            _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
-            done = {(0, m, 0): total for m, total in enumerate(sums[: tile.columns])}
-            store(shape, plan.lanes, finish, done, out, n, block, partial(_place, placed, i, j))
+
+    def write(j: Expr, tile: Tile, new: Expr | None) -> None:
+        _tile(shape, plan, tile, (n, block, i, j), sums, x, w)
+
+        def put(columns: range) -> None:
+            done = {(0, m, 0): sums[column] for m, column in enumerate(columns)}
+            store(shape, plan.lanes, finish, done, out, n, block, partial(_place, placed, i, j + columns[0]))
+
+        new_columns(j, tile, new, put)
+
+    each_tile(shape, plan.columns, write)
 
 
 def _place(placed: Placed, i: Expr, j: Expr, u: Expr, m: Expr) -> tuple[Expr, Expr]:
@@ -135,24 +147,35 @@ def _tile(shape: ConvShape, plan: Plan, tile: Tile, place: tuple[Expr, ...], sum
     """The sums of a tile that starts at this place (n, block, i, j)."""
     (n, block, i, j), (sh, sw), (dh, dw), (top, left, _, _) = place, shape.stride, shape.dilation, shape.pads
     vector = T.ramp(0, 1, plan.lanes)
-    readers: dict[int, list[tuple[int, int]]] = {}  # of each column, from the tile's first: columns of window and tile
-    for begin, end, columns in tile.runs:
-        for s in range(begin, end):
-            for m in columns:
-                readers.setdefault(m * sw + s * dw, []).append((s, m))
     for total in sums[: tile.columns]:
         zero(total, plan.lanes)
     above, below = rows_inside(shape, i)
+    width = _width(shape)
     with T.serial(below - above) as q:
         r = T.bind(above + q)
-        width = _width(shape)
-        weights = [[T.bind(w[block, r, s, k, vector]) for k in range(width)] for s in range(shape.kernel[1])]
-        for column, products in sorted(readers.items()):
+
+        def weights(s: Expr) -> list[Any]:
+            return [T.bind(w[block, r, s, k, vector]) for k in range(width)]
+
+        def add(column: Expr, products: list[tuple[list[Any], int]]) -> None:
             value = T.bind(x[n, block, i * sh - top + r * dh, j * sw - left + column, vector])
             for k in range(width):
                 spread = value if width == 1 else T.bind(_spread(value, width, k, plan.lanes))
-                for s, m in products:
-                    T.buffer_store(sums[m], sums[m][vector] + spread * weights[s][k], [vector])
+                for factors, m in products:
+                    T.buffer_store(sums[m], sums[m][vector] + spread * factors[k], [vector])
+
+        if tile.dynamic:
+            ((begin, end, (m,)),) = tile.runs
+            with T.serial(end - begin) as p:
+                add((begin + p) * dw, [(weights(begin + p), m)])
+        else:
+            own = [weights(s) for s in range(shape.kernel[1])]
+            readers: dict[int, list[tuple[list[Any], int]]] = {}  # of each column, from the tile's first
+            for begin, end, columns in tile.runs:
+                for s, m in product(range(begin, end), columns):
+                    readers.setdefault(m * sw + s * dw, []).append((own[s], m))
+            for column, products in sorted(readers.items()):
+                add(column, products)
 
 
 def _spread(value: Expr, width: int, k: int, lanes: int) -> Expr:

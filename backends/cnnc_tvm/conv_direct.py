@@ -152,7 +152,7 @@ def _blocks(shape: ConvShape, lanes: int) -> int:
 
 def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     """Those for all images, whose number is known: for the tiles, by the share of the cores, and for L2."""
-    shape = _walked(shape, plan.image)
+    shape = _walked(shape, plan.image or shape.image)
     (height, width), channels, blocks = shape.out, shape.channels // shape.groups, _blocks(shape, plan.lanes)
     depth = channels * prod(shape.kernel)
     filters = 4 * plan.lanes * plan.blocks * depth
@@ -175,7 +175,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
     again = 1 if plan.weights_once or filters * passes < machine.l2 / 2 else images * chunks
     share = -(-tasks // machine.cores) / tasks
     waiting = (inputs + filters * passes * (again + 1)) / 8 + 500 * tasks  # weights come from farther away at first
-    return images * shape.groups * depth * steps * share + waiting / machine.cores
+    return float(images * shape.groups * depth * steps * share + waiting / machine.cores)
 
 
 def _late(filters: int, machine: Machine) -> float:

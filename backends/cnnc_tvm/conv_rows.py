@@ -88,7 +88,7 @@ def plan(shapes: Sequence[ConvShape], machine: Machine) -> Plan:
 
     def rows(chunk: int) -> int:
         tasks = batch * -(-height // chunk)
-        return -(-tasks // machine.cores) * _reached(shapes, chunk)
+        return int(-(-tasks // machine.cores) * _reached(shapes, chunk))
 
     stages = tuple(
         conv_direct.choose_row(shape, machine) if shape.groups == 1 else conv_depthwise.choose(shape, machine)

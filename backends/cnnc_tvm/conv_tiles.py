@@ -31,6 +31,11 @@ class Tile:
     count: int
     runs: tuple[Run, ...]
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether only the running program knows which columns of the window lie inside, of one column."""
+        return not all(isinstance(bound, int) for first, last, _ in self.runs for bound in (first, last))
+
 
 def tiles(shape: ConvShape, columns: int) -> list[Tile]:
     """The tiles of a row of the result. Those at whose columns the whole window lies inside the image are one."""

@@ -89,8 +89,7 @@ def plans(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -
 
 def _total(shape: ConvShape, m: int) -> int:
     """Tiles of all images."""
-    images = int(shape.batch)
-    return images * prod(-(-n // m) for n in shape.out)
+    return int(shape.batch * prod(-(-n // m) for n in shape.out))
 
 
 def _scratch(shape: ConvShape, plan: Plan) -> tuple[int, int]:

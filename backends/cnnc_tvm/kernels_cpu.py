@@ -253,7 +253,7 @@ def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan |
     """The plan for images whose sizes only the running program knows."""
     groups, lanes = shape.groups, machine.lanes
     if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
-        return None
+        return conv_depthwise.choose(shape, machine) if conv_depthwise.takes(shape, lanes) and not plain else None
     return conv_direct.choose_for_any(shape, machine, plain=plain)
 
 
