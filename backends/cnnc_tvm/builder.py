@@ -20,7 +20,7 @@ from tvm import ir, sym, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cnnc.ir.dim import Dim, Floor, Min, Sym, substitute, symbols
+from cnnc.ir.dim import Dim, Floor, Min, Sym, ceildiv, substitute, symbols
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
@@ -89,6 +89,7 @@ class Builder:
     def __post_init__(self) -> None:
         self.lanes = self.machine.lanes if self.machine else 0
         self._symbols: dict[str, Any] = {}
+        self._rounded: set[Dim] = set()
         self._analyzer = sym.Analyzer()
         self._plain: dict[int, Tensor] = {}  # copies of tensors in blocks
         self._blocks: dict[int, Tensor] = {}  # and the other way round
@@ -219,6 +220,10 @@ class Builder:
     def store(self, x: Tensor) -> Tensor:
         """The tensor in memory: made by a function and a step of its own, unless it is there already."""
         return x if x.loops is None else self._store(x, self.memory(x.type))
+
+    def store_plainly(self, x: Tensor) -> Tensor:
+        """The tensor in memory, one row after the other, by the function that computes it: for loops along rows."""
+        return x if x.loops is None else self._store(x, None)
 
     def unrounded(self, x: Tensor) -> Tensor:
         """x stored as f32, to be rounded where it is read: for kernels that write what has not been."""
@@ -405,9 +410,9 @@ class Builder:
         return self._symbols.setdefault(name, te.var(name, "int32"))
 
     def symbol(self, dim: Dim) -> Dim:
-        """A dim as functions have it: a number or a symbol, or one rounded up to a multiple of a number. A symbol that
-        stands for anything else is in `sizes`."""
-        if isinstance(dim, int) or _is_symbol(dim) or _is_rounded(dim):
+        """A dim as functions have it: a number, a symbol or what `rounded_up` gave. A symbol that stands for anything
+        else is in `sizes`."""
+        if isinstance(dim, int) or _is_symbol(dim) or dim in self._rounded:
             return dim
         dim = substitute(dim, self.sizes)
         names = {of: name for name, of in self.sizes.items()}
@@ -416,6 +421,12 @@ class Builder:
             names[dim] = next(name for i in count() if (name := f"__dim{i}") not in taken)
             self.sizes[names[dim]] = dim
         return Sym.of(names[dim])
+
+    def rounded_up(self, dim: Dim, by: int) -> Dim:
+        """A dim, as functions have it, rounded up to a multiple of a number: TVM sees that one covers the other."""
+        rounded = ceildiv(dim, by) * by
+        self._rounded.add(rounded)
+        return rounded
 
     def size(self, dim: Dim) -> Expr:
         """A dim as an expression."""
@@ -454,11 +465,12 @@ class Builder:
 
     def reduce(
         self, type: TensorType, over: Iterable[Dim], element: Callable[..., Expr],
-        how: Reduction = SUM, loops: Loops = SUMS,
+        how: Reduction = SUM, loops: Loops = SUMS, blocked: bool = True,
     ) -> Tensor:  # fmt: skip
         """The tensor of the sums (or as `how` says) of `element(*index, *k)` for k over ranges of these sizes.
 
-        Ranges of size 1 make no loop; their index is 0.
+        Ranges of size 1 make no loop; their index is 0. Images are computed in blocks of channels, unless `blocked` is
+        false.
         """
         sizes = [self.size(dim) for dim in over]
         axes = {i: te.reduce_axis((0, size), f"k{i}") for i, size in enumerate(sizes) if not _is_one(size)}
@@ -466,7 +478,7 @@ class Builder:
         if not axes:
             return self.moves(type, lambda *i: element(*i, *index))
         whole = list(axes.values())
-        memory, label = self.memory(TensorType(type.shape)), f"{self.label}_reduced"
+        memory, label = self.memory(TensorType(type.shape)) if blocked else None, f"{self.label}_reduced"
         if memory is None:
             result = te.compute(self.shape(type.shape), lambda *i: how.combine(element(*i, *index), axis=whole), label)
             return Tensor(TensorType(type.shape), result, result, loops)
@@ -479,15 +491,6 @@ class Builder:
 
 def _is_symbol(dim: Dim) -> bool:
     return isinstance(dim, Sym) and len(names := symbols(dim)) == 1 and dim == Sym.of(*names)
-
-
-def _is_rounded(dim: Sym) -> bool:
-    """Whether it is a symbol rounded up to a multiple of a number."""
-    (atoms, factor), *more = dim.terms
-    match atoms:
-        case (Floor(of, by),) if not more and factor == by:
-            return _is_symbol(of - (by - 1))
-    return False
 
 
 def _is_one(size: Expr) -> bool:

@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
 from cnnc_tvm.conv_tiles import Tile, each_tile, new_columns, rows_inside, rows_of_a_task, store, zero
-from cnnc_tvm.tensor import Expr
+from cnnc_tvm.tensor import Expr, parts, quotient, remainder
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -101,11 +101,11 @@ def write(shape: ConvShape, plan: Plan, finish: Finish, x: Any, w: Any, out: Any
     `shape` is one that `takes` says.
     """
     height, blocks = shape.out[0], -(-shape.channels // plan.lanes)
-    chunks = (height + plan.chunk - 1) // plan.chunk
+    chunks = parts(height, plan.chunk)
     with T.parallel(shape.batch * (blocks * chunks)) as task:
-        n = T.bind(task // (blocks * chunks))
-        block = T.bind(task // chunks % blocks)
-        first = T.bind(task % chunks * plan.chunk)
+        n = T.bind(quotient(task, blocks * chunks))
+        block = T.bind(quotient(task, chunks) % blocks)
+        first = T.bind(remainder(task, chunks) * plan.chunk)
         sums = [T.alloc_buffer((plan.lanes,)) for _ in range(plan.columns)]
         with T.serial(te.min(plan.chunk, height - first)) as k:
             _row(shape, plan, finish, x, w, out, (n, block, T.bind(first + k)), sums, as_they_are)

@@ -16,13 +16,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, Placed, as_they_are
 from cnnc_tvm.conv_tiles import Tile, each_tile, each_tile_of_part, new_columns, rows_inside, store, zero
 from cnnc_tvm.prefetch import by_turns, images_read, prefetch
-from cnnc_tvm.tensor import Expr
+from cnnc_tvm.tensor import Expr, parts, quotient, remainder
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -254,13 +254,15 @@ class _Kernel:
 
     def write(self) -> None:
         plan, height = self.plan, self.height
-        passes, chunks = self.shape.groups * self.passes, (height + plan.chunk - 1) // plan.chunk
+        passes, chunks = self.shape.groups * self.passes, parts(height, plan.chunk)
         with T.parallel(self.shape.batch * (chunks * passes)) as task:
             if plan.weights_once:
-                group, rest = task // (self.shape.batch * chunks), task % (self.shape.batch * chunks)
+                count = self.shape.batch * chunks
+                group, rest = quotient(task, count), remainder(task, count)
             else:
                 group, rest = task % passes, task // passes
-            group, n, first = T.bind(group), T.bind(rest // chunks), T.bind(rest % chunks * plan.chunk)
+            group, n = T.bind(group), T.bind(quotient(rest, chunks))
+            first = T.bind(remainder(rest, chunks) * plan.chunk)
             self.alloc()
             full, last = divmod(self.blocks, plan.blocks)
             if not last:
@@ -299,8 +301,7 @@ class _Kernel:
         """How many rows there are to compute, or parts of a long one."""
         if not self.long:
             return self.shape.out[0]
-        part = self.plan.columns * _TILES_OF_A_ROW
-        return tirx.floordiv(self.shape.image[1] + part - 1, part)
+        return parts(self.shape.image[1], self.plan.columns * _TILES_OF_A_ROW)
 
     def row(self, n: Expr, group: Expr, i: Expr, rows: int, blocks: int) -> None:
         def write(j: Expr, tile: Tile, new: Expr | None) -> None:
@@ -423,5 +424,5 @@ class _Kernel:
         """A row and a column of the image from those of the walk."""
         if self.as_it_is:
             return i, j
-        width = self.original.image[1]
-        return (i * self.shape.image[1] + j) // width, (i * self.shape.image[1] + j) % width
+        width, place = self.original.image[1], i * self.shape.image[1] + j
+        return quotient(place, width), remainder(place, width)

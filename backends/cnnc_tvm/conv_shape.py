@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cnnc.ir.types import DType
-from cnnc_tvm.tensor import Expr
+from cnnc_tvm.tensor import Expr, parts
 
 Finish: TypeAlias = Callable[..., Expr]
 """The epilogue of an element: `finish(value, n, block, lane, i, j)` of the sum at a lane of a block of channels.
@@ -68,7 +68,8 @@ class ConvShape:
     def out(self) -> tuple[Expr, Expr]:
         """Rows and columns of the result."""
         (h, w), (top, left, bottom, right), (p, q) = self.image, self.pads, self.span
-        return (h + top + bottom - p) // self.stride[0] + 1, (w + left + right - q) // self.stride[1] + 1
+        rows, columns = h + top + bottom - p, w + left + right - q
+        return parts(rows + 1, self.stride[0]), parts(columns + 1, self.stride[1])
 
 
 AMX, DOT = "amx", "dot"

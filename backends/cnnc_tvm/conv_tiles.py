@@ -13,7 +13,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish, Placed
-from cnnc_tvm.tensor import Expr
+from cnnc_tvm.tensor import Expr, parts
 
 Run = tuple[Expr, Expr, tuple[int, ...]]
 """Columns first .. last - 1 of the window, and the columns of the tile at which they all lie inside the image."""
@@ -81,7 +81,7 @@ def each_tile(shape: ConvShape, columns: int, write: Callable[[Expr, Tile, Expr 
     start = -(-left // stride)
     end = T.bind(te.min(width, tirx.floordiv(image - shape.span[1] + left, stride) + 1))
     inside = T.bind(end - start)
-    with T.If(inside >= columns), T.Then(), T.serial(tirx.floordiv(inside + columns - 1, columns)) as t:
+    with T.If(inside >= columns), T.Then(), T.serial(parts(inside, columns)) as t:
         new = T.bind(start + t * columns)
         whole = Tile(start, columns, 1, ((0, shape.kernel[1], tuple(range(columns))),))
         write(T.bind(te.min(new, end - columns)), whole, new)
@@ -97,7 +97,7 @@ def each_tile_of_part(
     """Emit `write(j, tile, new)`, likewise, for `count` tiles from number `start` on of a long row of single places."""
     one = tirx.const(1, "int32")
     with T.If(width >= columns):
-        with T.Then(), T.serial(te.min(count, tirx.floordiv(width + columns - 1, columns) - start)) as t:
+        with T.Then(), T.serial(te.min(count, parts(width, columns) - start)) as t:
             new = T.bind((start + t) * columns)
             write(T.bind(te.min(new, width - columns)), Tile(0, columns, 1, ((0, 1, tuple(range(columns))),)), new)
         with T.Else(), T.serial(width) as j:

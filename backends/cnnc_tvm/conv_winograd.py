@@ -19,9 +19,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from cnnc_tvm.conv_shape import ConvShape, Finish
-from cnnc_tvm.conv_winograd_plan import Plan
+from cnnc_tvm.conv_winograd_plan import Plan, grid
 from cnnc_tvm.prefetch import prefetch
-from cnnc_tvm.tensor import Expr
+from cnnc_tvm.tensor import Expr, parts, quotient, remainder
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -84,18 +84,22 @@ class _Kernel:
         self.shape, self.plan, self.lanes = shape, plan, plan.lanes
         self.m, self.size = plan.m, plan.m + 2
         self.forward, _, self.inverse = matrices(plan.m)
-        self.grid = tuple(-(-n // plan.m) for n in shape.out)
+        self.grid = grid(shape, plan.m)
         self.total = shape.batch * prod(self.grid)
         self.blocks = -(-shape.channels // plan.lanes)
         self.filters = -(-shape.filters // plan.lanes)
         self.groups = -(-self.filters // plan.columns)
 
     def write(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
+        if not self.shape.known:
+            rows, columns = self.grid
+            self.grid = T.bind(rows), T.bind(columns)
+            self.total = T.bind(self.shape.batch * prod(self.grid))
         (self._in_phases if self.plan.phases else self._in_tasks)(finish, x, w, out)
 
     def _in_tasks(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
         plan = self.plan
-        with T.parallel(tirx.ceildiv(self.total, plan.tiles) * plan.splits) as task:
+        with T.parallel(parts(self.total, plan.tiles) * plan.splits) as task:
             first, count = self._block(tirx.indexdiv(task, plan.splits))
             v, sums, half = self._matrix(self.blocks), self._matrix(plan.columns), self._half()
             with T.serial(count) as tile:
@@ -114,7 +118,7 @@ class _Kernel:
 
     def _in_phases(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
         plan = self.plan
-        with T.serial(tirx.ceildiv(self.total, plan.tiles)) as number:
+        with T.serial(parts(self.total, plan.tiles)) as number:
             first, count = self._block(number)
             v, sums = self._matrix(self.blocks), self._matrix(self.groups * plan.columns)
             with T.parallel(self.blocks) as block:
@@ -154,9 +158,8 @@ class _Kernel:
     def _place(self, number: Expr) -> tuple[Expr, Expr, Expr]:
         """The image, and the tile's row and column in it."""
         rows, columns = self.grid
-        image = T.bind(tirx.indexdiv(number, rows * columns))
-        rest = T.bind(tirx.indexmod(number, rows * columns))
-        return image, T.bind(tirx.indexdiv(rest, columns)), T.bind(tirx.indexmod(rest, columns))
+        image, rest = T.bind(quotient(number, rows * columns)), T.bind(remainder(number, rows * columns))
+        return image, T.bind(quotient(rest, columns)), T.bind(remainder(rest, columns))
 
     def _transform(self, place: Any, tile: Expr, block: Expr, x: Any, half: Any, v: Any) -> None:
         (n, ti, tj), (h, w), (top, left, *_) = place, self.shape.image, self.shape.pads
@@ -169,7 +172,7 @@ class _Kernel:
                 i = row + r
                 # A load and a choice are faster than a branch; inside the choice TVM would take the clamps away.
                 value = T.bind(x[n, block, _clamp(i, h), _clamp(j, w), lane])
-                return tirx.Select(tirx.all(i >= 0, i < h, j >= 0, j < w), value, tirx.const(0, "float32"))
+                return tirx.Select(tirx.all(_inside(i, h), _inside(j, w)), value, tirx.const(0, "float32"))
 
             for i, value in enumerate(self._forward([T.bind(read(r)) for r in size])):
                 T.buffer_store(half, value, [i, k, lane])
@@ -261,7 +264,12 @@ class _Kernel:
         ]
 
 
-def _clamp(i: Expr, size: int) -> Expr:
+def _inside(i: Expr, size: Expr) -> Expr:
+    """0 <= i < size, as numbers without a sign: TVM takes ten times as long to compile what it sees through."""
+    return tirx.reinterpret("uint32", i) < tirx.reinterpret("uint32", size)
+
+
+def _clamp(i: Expr, size: Expr) -> Expr:
     return tirx.max(0, tirx.min(i, size - 1))
 
 

@@ -7,10 +7,11 @@ a processor with two fused multiply-adds a cycle and 1 MiB of L2 a core, where i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from cnnc_tvm.conv_shape import ConvShape, Machine
+from cnnc_tvm.tensor import Expr, parts
 
 _FORWARD, _BACK = 8, 5
 """Cycles a position of a tile takes to be transformed, per block of channels."""
@@ -26,6 +27,8 @@ _CHANNELS = 16
 """With fewer, the errors of the transforms do not average out."""
 _TILES = 63
 """Of a block, at most: with more, each position of a tile is in another page of memory, too many for the TLB."""
+_USUAL = 16
+"""Rows and columns of the result that a plan is made for before they are known: larger ones are more of its blocks."""
 _SCRATCH = 16
 """How many times L2 the transformed input and the sums of a block may take."""
 
@@ -87,9 +90,26 @@ def plans(shape: ConvShape, machine: Machine, sizes: Collection[int] = (2, 4)) -
                         yield plan
 
 
+def choose_for_any(shape: ConvShape, machine: Machine) -> Plan | None:
+    """The plan for images whose sizes only the running program knows, where it is likely to be faster."""
+    height, width = (_USUAL + span - 1 for span in shape.span)
+    return choose(replace(shape, batch=1, image=(height, width), pads=(0, 0, 0, 0)), machine)
+
+
+def few(shape: ConvShape, plan: Plan) -> Expr:
+    """Whether images whose sizes only the running program knows have so few tiles that direct convolution is faster."""
+    return 2 * shape.batch * prod(grid(shape, plan.m)) < plan.tiles
+
+
+def grid(shape: ConvShape, m: int) -> tuple[Expr, Expr]:
+    """Rows and columns of tiles of an image."""
+    rows, columns = (parts(size, m) for size in shape.out)
+    return rows, columns
+
+
 def _total(shape: ConvShape, m: int) -> int:
     """Tiles of all images."""
-    return int(shape.batch * prod(-(-n // m) for n in shape.out))
+    return int(shape.batch * prod(grid(shape, m)))
 
 
 def _scratch(shape: ConvShape, plan: Plan) -> tuple[int, int]:

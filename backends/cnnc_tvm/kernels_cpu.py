@@ -16,7 +16,7 @@ from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_rows, conv_win
 from cnnc_tvm.builder import Builder, Tuned, untuned
 from cnnc_tvm.conv_shape import AMX, ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
-from cnnc_tvm.tensor import KERNEL, Kernel, Rows, Tensor
+from cnnc_tvm.tensor import KERNEL, Expr, Kernel, Rows, Tensor
 
 if TYPE_CHECKING:
     from cnnc.target import Array
@@ -168,7 +168,7 @@ def _computed(b: Builder, out: TensorType, x: Tensor, weight: Tensor, parts: Seq
             if not many:
                 part.write(*few, finish, x, y)
                 continue
-            with T.If(part.shape.batch < _MANY_FROM):
+            with T.If(_few(part.shape, own)):
                 with T.Then():
                     part.write(*few, finish, x, y)
                 with T.Else():
@@ -196,11 +196,10 @@ def _one_block(out: TensorType, lanes: int) -> bool:
 
 
 def best_plans(shape: ConvShape, machine: Machine, tuned: Tuned, *, plain: bool) -> list[Plan]:
-    """The plan, none if there is none; two, for few images and for many, where only the running program knows the batch
-    and one would be slow for either."""
+    """The plan, none if there is none; two, for few images and for many, or for small ones and for large ones, where
+    only the running program knows and one would be slow for either."""
     if not shape.known:
-        plan = choose_for_any(shape, machine, plain=plain)
-        return [plan] if plan else []
+        return _for_any(shape, machine, plain)
     shapes = [shape] if isinstance(shape.batch, int) else [replace(shape, batch=batch) for batch in (FEW, MANY)]
     own = [plan for each in shapes if (plan := choose(each, machine, plain=plain))]
     best = [_measured(plan, tuned, each, plain) or plan for each, plan in zip(shapes, own, strict=False)]
@@ -249,20 +248,37 @@ class _From:
         return self.buffer[n, block + self.first, *place]
 
 
-def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
-    """The plan for images whose sizes only the running program knows."""
-    groups, lanes = shape.groups, machine.lanes
-    if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
-        return conv_depthwise.choose(shape, machine) if conv_depthwise.takes(shape, lanes) and not plain else None
-    return conv_direct.choose_for_any(shape, machine, plain=plain)
+def _for_any(shape: ConvShape, machine: Machine, plain: bool) -> list[Plan]:
+    """The plans for images whose sizes only the running program knows, for small ones first."""
+    if not _direct(shape, machine.lanes, plain):
+        takes = conv_depthwise.takes(shape, machine.lanes) and not plain
+        return [conv_depthwise.choose(shape, machine)] if takes else []
+    plans: list[Plan] = [conv_direct.choose_for_any(shape, machine, plain=plain)]
+    if machine.winograd and not plain and (transformed := conv_winograd_plan.choose_for_any(shape, machine)):
+        plans.append(transformed)
+    return plans
+
+
+def _few(shape: ConvShape, plans: Sequence[Plan]) -> Expr:
+    """Whether the first of two plans is to be taken."""
+    large = plans[1]
+    if isinstance(large, conv_winograd_plan.Plan) and not shape.known:
+        return conv_winograd_plan.few(shape, large)
+    return shape.batch < _MANY_FROM
+
+
+def _direct(shape: ConvShape, lanes: int, plain: bool) -> bool:
+    """Whether direct convolution can compute it: groups must be whole blocks of channels."""
+    per_group = (shape.channels // shape.groups, shape.filters // shape.groups)
+    return shape.groups == 1 or not (plain or any(size % lanes for size in per_group))
 
 
 def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
     """The plan for a shape whose batch is known, on images that lie plainly or in blocks of channels, by models of what
     they cost."""
-    groups, lanes = shape.groups, machine.lanes
-    if groups > 1 and (plain or shape.channels // groups % lanes or shape.filters // groups % lanes):
-        return conv_depthwise.choose(shape, machine) if conv_depthwise.takes(shape, lanes) and not plain else None
+    if not _direct(shape, machine.lanes, plain):
+        takes = conv_depthwise.takes(shape, machine.lanes) and not plain
+        return conv_depthwise.choose(shape, machine) if takes else None
     if machine.winograd and not plain and (transformed := conv_winograd_plan.choose(shape, machine)):
         best: Plan = transformed
         least = conv_winograd_plan.cycles(shape, machine, transformed)

@@ -23,7 +23,7 @@ from cnnc_tvm.builder import Builder
 from cnnc_tvm.conv_shape import ConvShape, Finish
 from cnnc_tvm.conv_tiles import Tile, each_tile, in_turn, new_columns, rows_inside, rows_of_a_task
 from cnnc_tvm.scalar import f32, maximum, minimum
-from cnnc_tvm.tensor import KERNEL, MAX, MIN, SUM, Expr, Kernel, Reduction, Tensor
+from cnnc_tvm.tensor import KERNEL, MAX, MIN, SUM, Expr, Kernel, Reduction, Tensor, parts, quotient, remainder
 
 _COMBINE: dict[Reduction, tuple[Callable[[Expr, Expr], Expr], float]] = {
     SUM: (lambda total, value: total + value, 0.0),
@@ -84,10 +84,10 @@ def over_windows(
 
 def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None:
     shape, lanes = windows.shape, windows.lanes
-    blocks, chunks = -(-shape.channels // lanes), (shape.out[0] + chunk - 1) // chunk
+    blocks, chunks = -(-shape.channels // lanes), parts(shape.out[0], chunk)
     with T.parallel(shape.batch * (blocks * chunks)) as task:
-        n, block = T.bind(task // (blocks * chunks)), T.bind(task // chunks % blocks)
-        start = T.bind(task % chunks * chunk)
+        n, block = T.bind(quotient(task, blocks * chunks)), T.bind(quotient(task, chunks) % blocks)
+        start = T.bind(remainder(task, chunks) * chunk)
         results = [T.alloc_buffer((lanes,)) for _ in range(_COLUMNS)]
         with T.serial(te.min(chunk, shape.out[0] - start)) as k:
             i = T.bind(start + k)
@@ -199,12 +199,12 @@ def squares_across(b: Builder, x: Tensor, size: int, before: int) -> Tensor | No
 
     def write(finish: Finish, x: Any, y: Any) -> None:
         with T.parallel(batch * height) as task:
-            image, i = T.bind(task // height), T.bind(task % height)
+            image, i = T.bind(quotient(task, height)), T.bind(remainder(task, height))
             squares = T.alloc_buffer((places * row,))
             with T.serial(places) as m, T.serial(margin) as k:
                 T.buffer_store(squares, f32(0), [m * row + k])
                 T.buffer_store(squares, f32(0), [m * row + margin + blocks * lanes + k])
-            with T.serial((width + places - 1) // places) as t:
+            with T.serial(parts(width, places)) as t:
                 j = T.bind(t * places)
                 count = T.bind(te.min(places, width - j))
                 with T.serial(count) as m, T.serial(blocks) as block, T.vectorized(lanes) as lane:

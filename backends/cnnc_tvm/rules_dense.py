@@ -44,7 +44,7 @@ def direct(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor,
         group = tirx.floordiv(o, per_group)
         return x[n, group * size + c, i * sh + p * dh, j * sw + q * dw] * weight[o, c, p, q]
 
-    return b.reduce(out, weight.type.shape[1:], element, loops=loops)
+    return b.reduce(out, weight.type.shape[1:], element, loops=loops, blocked=False)
 
 
 @CUDA(ops.Conv)

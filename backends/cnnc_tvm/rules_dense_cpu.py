@@ -16,7 +16,7 @@ from tvm import tirx
 
 from cnnc import ops
 from cnnc.diagnostics import error
-from cnnc.ir.dim import Dim, ceildiv
+from cnnc.ir.dim import Dim
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm import linear
@@ -72,7 +72,7 @@ def _tiled(b: Builder, out: TensorType, lanes: int) -> tuple[TensorType, Loops]:
     n, channels, h, w = map(b.symbol, out.shape)
     assert isinstance(channels, int)
     tile = _tile(w, lanes)
-    return TensorType((n, -(-channels // lanes), h, ceildiv(w, tile) * tile, lanes)), Loops("lanes", lanes, tile)
+    return TensorType((n, -(-channels // lanes), h, b.rounded_up(w, tile), lanes)), Loops("lanes", lanes, tile)
 
 
 @CPU(ops.Conv)
@@ -83,7 +83,8 @@ def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias
     if (y := convolution(b, op, out, x, weight)) is not None:
         return biased(b, out, y, bias)
     if not _fills_lanes(op.channels, op.groups):
-        return biased(b, out, direct(b, op, out, b.readable(around(b, x, op)), weight, WINDOWS), bias)
+        y = b.store_plainly(direct(b, op, out, b.plain(around(b, x, op)), weight, WINDOWS))
+        return biased(b, out, y, bias)
     lanes = _lanes(op.channels, op.groups)
     blocks, loops = _tiled(b, out, lanes)
     (sh, sw), (dh, dw) = op.stride, op.dilation
@@ -101,14 +102,14 @@ def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias
 
 
 def _image(b: Builder, op: ops.Conv, x: Tensor, columns: Dim) -> Tensor:
-    """x stored with its zero padding, and wide enough for windows at that many columns."""
+    """x stored plainly with its zero padding, and wide enough for windows at that many columns."""
     top, left, bottom, right = op.pads(x.type)
     n, c, h, w = x.type.shape
     type = TensorType((n, c, h + top + bottom, (columns - 1) * op.stride[1] + op.span[1]))
     fits = w + left + right - type.shape[3]
     if (top, left, bottom) == (0, 0, 0) and isinstance(fits, int) and fits >= 0:
-        return as_f32(b, x)
-    return b.store(padded(b, x, type, top, left, 0.0))
+        return b.plain(as_f32(b, x))
+    return b.plain(padded(b, x, type, top, left, 0.0))
 
 
 @CPU(ops.Linear)
@@ -145,7 +146,7 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
     if (y := transposed(b, op, out, x, weight)) is not None:
         return biased(b, out, y, bias)
     stamps = Stamps(b, op, x)
-    x = as_f32(b, x)
+    x = b.plain(as_f32(b, x))
     per_group = op.channels // op.groups
     if _fills_lanes(op.channels, op.groups):
         lanes = _lanes(op.channels, op.groups)
@@ -159,8 +160,8 @@ def _(b: Builder, op: ops.Deconv, out: TensorType, x: Tensor, weight: Tensor, bi
         first = tirx.floordiv(o, count) * stamps.channels if op.groups > 1 else 0
         return stamps.product(i, j, p, q, lambda u, v, r, s: x[n, first + c, u, v] * packed[o, c, r, s, lane])
 
-    y = b.reduce(blocks, (stamps.channels, *stamps.most), element, loops=loops)
-    return biased(b, out, _unpacked(b, out, y, lanes), bias)
+    y = _unpacked(b, out, b.reduce(blocks, (stamps.channels, *stamps.most), element, loops=loops), lanes)
+    return biased(b, out, y if lanes > 1 else b.store_plainly(y), bias)
 
 
 def _by_output(weight: Array, groups: int) -> Array:

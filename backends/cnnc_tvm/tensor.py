@@ -17,6 +17,24 @@ if TYPE_CHECKING:
 Expr: TypeAlias = Any
 """A scalar expression of TVM, or a Python number."""
 
+# None of the numbers below is negative. What a floor is for others TVM writes out, and again for each floor in a floor.
+
+
+def quotient(a: Expr, by: Expr) -> Expr:
+    """a // by."""
+    return a // by if isinstance(by, int) else tirx.truncdiv(a, by)
+
+
+def remainder(a: Expr, by: Expr) -> Expr:
+    """a % by."""
+    return a % by if isinstance(by, int) else tirx.truncmod(a, by)
+
+
+def parts(size: Expr, of: int) -> Expr:
+    """How many parts `of` a size it has, the last of which may be smaller."""
+    return -(-size // of) if isinstance(size, int) else tirx.truncdiv(size + (of - 1), of)
+
+
 STORED = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
 """The type of TVM that elements are stored as. It has a bf16, but lowers few expressions of it; the bits are simple."""
 
