@@ -43,16 +43,18 @@ def assert_agree(
     inputs: Mapping[str, Array],
     outputs: Mapping[str, Array],
     reference: Mapping[str, Array] | None = None,
+    *,
+    winograd: bool = False,
 ) -> None:
     """A network's outputs agree with the reference within the bound of whole networks, as `cnnc verify` has it.
 
-    `reference` is given where it is known already, from another target's comparison.
+    `reference` is given where it is known already, from another target's comparison; `winograd` as in `compare`.
     """
     expected = Expected(Case(graph, weights, inputs), reference)
     assert outputs.keys() == expected.values.keys()
     for name, value in expected.values.items():
         _assert_varied(value, name)
-    wrong = [x for x in expected.compare(outputs) if x.mismatch]
+    wrong = [x for x in expected.compare(outputs, winograd=winograd) if x.mismatch]
     assert not wrong, wrong
 
 

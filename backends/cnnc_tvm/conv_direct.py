@@ -75,16 +75,17 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
 def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool = False) -> Plan:
     """The plan for images whose sizes only the running program knows: for those of usual widths."""
     all_blocks = _blocks(shape, machine.lanes)
-    edges = shape.pads[1] + shape.pads[3] > 0
     depth = shape.channels // shape.groups * prod(shape.kernel)
     width = shape.out[1]
     widths = (width,) if isinstance(width, int) else _LONG if shape.single else _USUAL
+    edges = 0 if isinstance(width, int) or not (shape.pads[1] or shape.pads[3]) else 2
+    """Columns that have tiles of their own."""
 
     def cycles(columns: int, blocks: int) -> float:
         """Those for a place and a channel, on the average of the widths."""
         total, late = 0.0, _late(4 * machine.lanes * blocks * depth, machine)
         for width in widths:
-            inside = width - (2 if edges else 0)
+            inside = width - edges
             full, single = (-(-inside // columns), width - inside) if inside >= columns else (0, width)
             for b, q in _parts(all_blocks, blocks):
                 total += q * (full * _step(columns, b, late) + single * _step(1, b, late)) / width

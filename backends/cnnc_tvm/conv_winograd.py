@@ -172,7 +172,7 @@ class _Kernel:
                 i = row + r
                 # A load and a choice are faster than a branch; inside the choice TVM would take the clamps away.
                 value = T.bind(x[n, block, _clamp(i, h), _clamp(j, w), lane])
-                return tirx.Select(tirx.all(_inside(i, h), _inside(j, w)), value, tirx.const(0, "float32"))
+                return tirx.Select(tirx.all(i >= 0, i < h, j >= 0, j < w), value, tirx.const(0, "float32"))
 
             for i, value in enumerate(self._forward([T.bind(read(r)) for r in size])):
                 T.buffer_store(half, value, [i, k, lane])
@@ -262,11 +262,6 @@ class _Kernel:
             _sum([row[0], *row[1:-1:2], row[-1]], [first, *(differences if i % 2 else sums), last])
             for i, row in enumerate(self.inverse)
         ]
-
-
-def _inside(i: Expr, size: Expr) -> Expr:
-    """0 <= i < size, as numbers without a sign: TVM takes ten times as long to compile what it sees through."""
-    return tirx.reinterpret("uint32", i) < tirx.reinterpret("uint32", size)
 
 
 def _clamp(i: Expr, size: Expr) -> Expr:
