@@ -222,8 +222,10 @@ class Builder:
         return x if x.loops is None else self._store(x, self.memory(x.type))
 
     def store_plainly(self, x: Tensor) -> Tensor:
-        """The tensor in memory, one row after the other, by the function that computes it: for loops along rows."""
-        return x if x.loops is None else self._store(x, None)
+        """The tensor in memory, one row after the other, by the function that computes it: for loops along rows. It is
+        stored as f32, to be rounded where it is read."""
+        y = self._store(replace(x, type=TensorType(x.type.shape)), None)
+        return y if x.type.dtype is DType.F32 else self.unrounded(y)
 
     def unrounded(self, x: Tensor) -> Tensor:
         """x stored as f32, to be rounded where it is read: for kernels that write what has not been."""

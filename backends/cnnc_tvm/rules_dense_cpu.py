@@ -9,6 +9,7 @@ rest is computed along rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,8 +84,8 @@ def _(b: Builder, op: ops.Conv, out: TensorType, x: Tensor, weight: Tensor, bias
     if (y := convolution(b, op, out, x, weight)) is not None:
         return biased(b, out, y, bias)
     if not _fills_lanes(op.channels, op.groups):
-        y = b.store_plainly(direct(b, op, out, b.plain(around(b, x, op)), weight, WINDOWS))
-        return biased(b, out, y, bias)
+        y = replace(direct(b, op, out, b.plain(around(b, x, op)), weight, WINDOWS), type=out)
+        return biased(b, out, b.store_plainly(y), bias)
     lanes = _lanes(op.channels, op.groups)
     blocks, loops = _tiled(b, out, lanes)
     (sh, sw), (dh, dw) = op.stride, op.dilation
