@@ -1,9 +1,9 @@
 """Rules of convolutions and matrix products for `cpu`: which kernel computes them is chosen here.
 
-Images of known sizes go to `kernels_cpu`. Where that has no kernel, the `lanes` loops have their weights packed while
-compiling, so that the innermost one runs over output channels and vectorises whatever the size of the image; the
-products of `tile` neighbouring places stay in registers. They take what has enough channels to fill the lanes. The
-rest is computed along rows.
+Images go to `kernels_cpu`. Where that has no kernel, the `lanes` loops have their weights packed while compiling, so
+that the innermost one runs over output channels and vectorises whatever the size of the image; the products of `tile`
+neighbouring places stay in registers. They take what has enough channels to fill the lanes. The rest is computed along
+rows, of images that lie plainly.
 """
 
 from __future__ import annotations
