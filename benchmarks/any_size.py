@@ -3,15 +3,15 @@ sizes were bound while compiling.
 
     python benchmarks/any_size.py resnet18 resnet50 --size 224 --rounds 7
 
-A model is compiled with its rows and columns open, whatever their defaults, and run at one size with two threads, the
-batch being 1. Each system runs in a process of its own, one after the other in each round; its time is the median of
-its runs, and ratios are of neighbours in time. What they compute is compared first.
+A model is compiled with its rows and columns open, whatever their defaults, and run at one size, the batch being 1,
+with a thread for each core that the process may run on (`taskset` chooses these). Each system runs in a process of its
+own, one after the other in each round; its time is the median of its runs, and ratios are of neighbours in time. What
+they compute is compared first.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -52,8 +52,7 @@ def turn(model: str, system: str, size: int, out: Path) -> float:
 
 def in_a_process(model: str, system: str, size: int, out: Path) -> float:
     command = [sys.executable, __file__, model, "--size", str(size), "--turn", system, "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "TVM_NUM_THREADS": "2"}
-    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment).stdout)
+    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
 def compare(outputs: list[Path]) -> None:

@@ -41,8 +41,10 @@ def load(body: str, size: str = "4, 8, 8", head: str = "", dtype: str = "f32") -
 
 def run(graph: Graph, passes: str, weights: Weights | None = None) -> tuple[Network, dict[str, str]]:
     """The network after these passes alone, and the reasons they gave for what they left, by node."""
-    with np.errstate(divide="raise", over="raise", invalid="raise"):  # a pass refuses, and warns of nothing
-        result = optimise(graph, random_weights(graph) if weights is None else weights, level=0, passes=passes)
+    given = random_weights(graph) if weights is None else weights
+    result = optimise(graph, given, level=0, passes=passes)
+    made = [x for name, x in result.network.weights.items() if x is not given.get(name)]
+    assert all(np.isfinite(x.astype(np.float32)).all() for x in made)  # a pass refuses what is not
     assert {node.origin for node in result.network.graph.nodes} <= {node.origin for node in graph.nodes}
     return result.network, {note.node: note.reason for note in result.notes if not note.applied}
 

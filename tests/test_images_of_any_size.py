@@ -20,6 +20,7 @@ DIRECT = (
     "conv(48, 3, pad=1) -> relu", "conv(40, 3, s=2, pad=1)", "conv(33, [5, 3], s=[1, 2], pad=[0, 4, 1, 3])",
     "conv(24, 3, dilation=3, pad=3)", "conv(32, 3, pad=1, groups=2)", "conv(3, 3, pad=1)", "conv(16, 1, pad=1)",
     "conv(40, 1) -> relu -> add { conv(40, 1) | id } -> relu", "conv(16, 1, s=2)", "conv(24, 3, pad=1, groups=8)",
+    'conv(24, 3, s=2, pad="same_upper")', "conv(32, 3, pad=1) -> conv(48, 3, pad=1, groups=4)",
 )  # fmt: skip
 """Convolutions of x: f32[N, 32, H, W]."""
 OTHERS = (
@@ -27,6 +28,8 @@ OTHERS = (
     "conv(32, [3, 1], groups=32)", "conv(32, 3, pad=1, groups=8)", "maxpool(3, s=2, pad=1)", "avgpool(3, s=1, pad=1)",
     "gap", "gmp", "lrn(5)", "concat { conv(16, 1) | maxpool(3, s=1, pad=1) } -> conv(24, 1)",
     "conv(16, 3, s=2, pad=1) -> deconv(16, 4, s=2, pad=1)", "slice(16, 32) -> conv(16, 3, pad=1)",
+    "deconv(24, 3, groups=8)", "deconv(3, 2, s=2)", "maxpool(3, s=2, ceil=true)", "maxpool(2, s=1, dilation=2)",
+    'maxpool(3, s=2, pad="same_upper")', "slice(3, 29) -> relu",
 )  # fmt: skip
 """Depthwise ones, pooling, and what joins and cuts."""
 SIZES = {
@@ -35,10 +38,10 @@ SIZES = {
 PROGRAMS = [*((image, "cpu") for image in SIZES), ("H, W", "narrow")]
 
 
-def check(layers: tuple[str, ...], image: str, target: str, channels: int = 32) -> None:
+def check(layers: tuple[str, ...], image: str, target: str, channels: int = 32, dtype: str = "f32") -> None:
     lines = "\n".join(f"y{i} = x -> {layer}" for i, layer in enumerate(layers))
     outputs = ", ".join(f"y{i}" for i in range(len(layers)))
-    graph = cnnc.load(f"model M {{ input x: f32[N, {channels}, {image}] output {outputs} {lines} }}")
+    graph = cnnc.load(f"model M {{ input x: {dtype}[N, {channels}, {image}] output {outputs} {lines} }}")
     weights = random_weights(graph)
     program = guarded(compiled(graph, target, weights))
     for sizes in SIZES[image]:
@@ -61,6 +64,22 @@ def test_depthwise_convolution_and_pooling(image: str, target: str) -> None:
 def test_images_of_few_channels(image: str) -> None:
     """They lie plainly."""
     check(("conv(16, 7, s=2, pad=3) -> relu", "conv(2, 3)", "conv(20, 1)", "maxpool(2)"), image, "cpu", channels=3)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_16_bits(dtype: str) -> None:
+    layers = ("conv(24, 3, pad=1) -> relu", "conv(32, 1)", "conv(24, 3, groups=4)", "deconv(24, 3, groups=8)", "gap")
+    check(layers, "H, 30", "cpu", dtype=dtype)
+
+
+def test_a_single_place() -> None:
+    """And a window that is larger than the image."""
+    graph = cnnc.load(
+        "model M { input x: f32[N, 32, H, W] output a, b, c, d\n a = x -> conv(32, 7, pad=3)\n"
+        "b = x -> conv(32, 1)\n c = x -> conv(32, 5, pad=2, groups=32)\n d = x -> maxpool(3, pad=1) }"
+    )
+    weights, inputs = random_weights(graph), random_inputs(graph, N=3, H=1, W=1)
+    assert_agree(graph, weights, inputs, guarded(compiled(graph, "cpu", weights))(**inputs))
 
 
 @pytest.mark.parametrize("image", SIZES)

@@ -20,7 +20,8 @@ from cnnc_tvm.kernels_cpu import Plan, choose
 _SIMILAR: Final = 0.05
 """What each plan with the same tile that was listed before adds to the cycles that a plan is ranked by."""
 _GENERATORS: Final = (
-    "conv_direct", "conv_depthwise", "conv_winograd", "conv_winograd_plan", "conv_tiles", "prefetch", "build_cpu",
+    "conv_direct", "conv_depthwise", "conv_shape", "conv_winograd", "conv_winograd_plan", "conv_tiles", "prefetch",
+    "tensor", "build_cpu",
 )  # fmt: skip
 _KINDS: Final = {
     conv_direct.Plan: "direct", conv_winograd_plan.Plan: "winograd", conv_depthwise.Plan: "depthwise",

@@ -64,7 +64,8 @@ def choose(shape: ConvShape, machine: Machine) -> Plan:
     """
     width = shape.out[1]
     if not isinstance(width, int):
-        return Plan(machine.lanes, _FOR_ANY, rows_of_a_task(shape, machine.lanes, machine.cores))
+        columns = min(_FOR_ANY, max(2, _LONGEST // (shape.kernel[1] * _width(shape))))
+        return Plan(machine.lanes, columns, rows_of_a_task(shape, machine.lanes, machine.cores))
     most = _most(shape, machine)
     columns = min(range(-(-most // 2), most + 1), key=lambda columns: (-width % columns, -columns))
     return Plan(machine.lanes, columns, rows_of_a_task(shape, machine.lanes, machine.cores))

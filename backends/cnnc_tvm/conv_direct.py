@@ -77,8 +77,9 @@ def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool = False) -
     all_blocks = _blocks(shape, machine.lanes)
     depth = shape.channels // shape.groups * prod(shape.kernel)
     width = shape.out[1]
-    widths = (width,) if isinstance(width, int) else _LONG if shape.single else _USUAL
-    edges = 0 if isinstance(width, int) or not (shape.pads[1] or shape.pads[3]) else 2
+    known = isinstance(width, int)
+    widths = (width,) if known else _LONG if shape.single else _USUAL
+    edges = 2 if shape.pads[1] or shape.pads[3] else 0
     """Columns that have tiles of their own."""
 
     def cycles(columns: int, blocks: int) -> float:
@@ -86,9 +87,9 @@ def choose_for_any(shape: ConvShape, machine: Machine, *, plain: bool = False) -
         total, late = 0.0, _late(4 * machine.lanes * blocks * depth, machine)
         for width in widths:
             inside = width - edges
-            full, single = (-(-inside // columns), width - inside) if inside >= columns else (0, width)
-            for b, q in _parts(all_blocks, blocks):
-                total += q * (full * _step(columns, b, late) + single * _step(1, b, late)) / width
+            some = [(columns, -(-inside // columns)), (1, edges)] if inside >= columns else [(1, width)]
+            for (b, q), (m, p) in product(_parts(all_blocks, blocks), _parts(width, columns) if known else some):
+                total += p * q * _step(m, b, late) / width
         return total
 
     tiles = [(c, b) for b in range(1, min(4, all_blocks) + 1) for c in range(1, (machine.registers - 1 - b) // b + 1)]
@@ -132,7 +133,7 @@ def _walks(shape: ConvShape) -> Iterator[tuple[int, int]]:
         yield from ((rows, height * width // rows) for rows in range(1, 17) if height * width % rows == 0)
 
 
-def _walked(shape: ConvShape, image: tuple[int, int]) -> ConvShape:
+def _walked(shape: ConvShape, image: tuple[Expr, Expr]) -> ConvShape:
     return replace(shape, image=image)
 
 

@@ -46,7 +46,8 @@ class ConvShape:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
     area: Expr = None
-    """Places of the image, as one symbol where only the running program knows them: TVM fails on i // W of i < 30*W."""
+    """Places of an image of unknown columns whose windows are single places, as one symbol: TVM fails on i // W of
+    i < 30*W."""
 
     @property
     def span(self) -> tuple[int, int]:

@@ -24,7 +24,10 @@ _C_FUNCTION, _BITS = "tirx.call_pure_extern", "tirx.reinterpret"
 
 @dataclass(frozen=True)
 class Tile:
-    """Neighbouring columns of a row, `count` times one after the other."""
+    """Neighbouring columns of a row from column `start`, `count` times one after the other.
+
+    Where a tile begins whose columns only the running program knows, `each_tile` says.
+    """
 
     start: int
     columns: int
@@ -95,13 +98,12 @@ def each_tile_of_part(
     width: Expr, columns: int, start: Expr, count: int, write: Callable[[Expr, Tile, Expr | None], None]
 ) -> None:
     """Emit `write(j, tile, new)`, likewise, for `count` tiles from number `start` on of a long row of single places."""
-    one = tirx.const(1, "int32")
     with T.If(width >= columns):
         with T.Then(), T.serial(te.min(count, parts(width, columns) - start)) as t:
             new = T.bind((start + t) * columns)
             write(T.bind(te.min(new, width - columns)), Tile(0, columns, 1, ((0, 1, tuple(range(columns))),)), new)
         with T.Else(), T.serial(width) as j:
-            write(j, Tile(0, 1, 1, ((0, one, (0,)),)), None)
+            write(j, Tile(0, 1, 1, ((0, 1, (0,)),)), None)
 
 
 def new_columns(j: Expr, tile: Tile, new: Expr | None, write: Callable[[range], None]) -> None:

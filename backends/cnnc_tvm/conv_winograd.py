@@ -248,8 +248,8 @@ class _Kernel:
         """B^T d. The rows of a point and its negative differ in the signs of every other term."""
         result = [_sum(self.forward[0], d)]
         for row in self.forward[1:-1:2]:
-            parts = [[c if k % 2 == odd else Fraction(0) for k, c in enumerate(row)] for odd in (0, 1)]
-            even, odd = (T.bind(_sum(part, d)) for part in parts)
+            halves = [[c if k % 2 == odd else Fraction(0) for k, c in enumerate(row)] for odd in (0, 1)]
+            even, odd = (T.bind(_sum(half, d)) for half in halves)
             result += [even + odd, even - odd]
         return [*result, _sum(self.forward[-1], d)]
 

@@ -77,7 +77,8 @@ def _shape(b: Builder, op: ops.Conv, x: Tensor) -> ConvShape | None:
         case int(), (int() as top, int() as left, int() as bottom, int() as right):
             pads, image = (top, left, bottom, right), (b.size(h), b.size(w))
             shape = ConvShape(b.size(n), c, op.channels, image, op.kernel, op.stride, op.dilation, pads, op.groups)
-            return shape if shape.known else replace(shape, area=b.size(h * w))
+            long = shape.single and not isinstance(w, int)
+            return replace(shape, area=b.size(h * w)) if long else shape
     return None
 
 

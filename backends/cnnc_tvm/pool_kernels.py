@@ -92,7 +92,7 @@ def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None
         with T.serial(te.min(chunk, shape.out[0] - start)) as k:
             i = T.bind(start + k)
 
-            def tile(j: Expr, tile: Tile, new: Expr | None) -> None:
+            def reduced(j: Expr, tile: Tile, new: Expr | None) -> None:
                 j = T.bind(j)
                 _tile(windows, tile, n, block, i, j, results, x)
 
@@ -104,7 +104,7 @@ def _write(windows: Windows, chunk: int, finish: Finish, x: Any, y: Any) -> None
 
                 new_columns(j, tile, new, put)
 
-            each_tile(shape, min(_COLUMNS, width) if isinstance(width := shape.out[1], int) else _COLUMNS, tile)
+            each_tile(shape, min(_COLUMNS, width) if isinstance(width := shape.out[1], int) else _COLUMNS, reduced)
 
 
 def _tile(windows: Windows, tile: Tile, n: Expr, block: Expr, i: Expr, j: Expr, results: list[Any], x: Any) -> None:

@@ -85,10 +85,10 @@ class Node:
     type: TensorType = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "type", self.op.result(*(x.type for x in self.inputs)))
+        _set(self, "type", self.op.result(*(x.type for x in self.inputs)))
         if not isinstance(self.params, MappingProxyType):  # else they are those of another node
             params = MappingProxyType(dict(self.params)) if self.params else _NO_PARAMS
-            object.__setattr__(self, "params", params)
+            _set(self, "params", params)
 
     @staticmethod
     def make(op: Op, *inputs: Value, name: str, origin: Origin | None = None) -> Node:

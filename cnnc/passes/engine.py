@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cnnc.ir.graph import Graph, Node, Origin, Param, Value, keep
-from cnnc.ir.op import Op, registry
+from cnnc.ir.op import Op
 from cnnc.ir.types import TensorType
 from cnnc.ir.verify import verify
 
@@ -55,15 +55,15 @@ class Note(NamedTuple):
     """By name, what replaced it; where the pass was refused, its operands."""
     op: Op | None = None
     """The op of what replaced it; None for an input."""
-    reason: str = ""
-    """Why the pass was refused."""
+    reason: str | None = None
+    """Why the pass was refused; None where it was not."""
 
     @property
     def applied(self) -> bool:
-        return not self.reason
+        return self.reason is None
 
     def __str__(self) -> str:
-        if self.reason:
+        if self.reason is not None:
             return f"{self.passed}: not applied: {self.reason}"
         return f"{self.passed}: now `{self.near[0]}`, {self.op or 'an input'}"
 
@@ -94,15 +94,15 @@ class Pass:
         return self.level == 1
 
     @cached_property
-    def classes(self) -> frozenset[type[Op]]:
-        """The ops of `of`, each class for itself."""
-        return frozenset(each for each in registry().values() if issubclass(each, self.of))
+    def takes(self) -> Mapping[type[Op], bool]:
+        """Whether an op is one of `of`, by its class."""
+        return _Among(self.of)
 
     def run(self, network: Network, notes: list[Note] | None = None) -> Network:
         """The rewritten network; notes on what was done and refused are appended to `notes`."""
         import numpy as np
 
-        if self.classes.isdisjoint(network.graph.classes):
+        if not any(self.takes[each] for each in network.graph.classes):
             return network
         sweep = Sweep(network, self, [] if notes is None else notes)
         with np.errstate(all="ignore"):  # what is not finite in new weights is refused
@@ -114,8 +114,20 @@ class Pass:
         return Network(graph, {name: sweep.weights[name] for name in graph.params})
 
 
+class _Among(dict[type[Op], bool]):
+    """Whether classes are among some or derived from one of them, found out when first asked."""
+
+    def __init__(self, classes: tuple[type[Op], ...]) -> None:
+        self.classes = classes
+
+    def __missing__(self, cls: type[Op]) -> bool:
+        self[cls] = among = issubclass(cls, self.classes)
+        return among
+
+
 class _Weights(dict[str, "Array"]):
-    """The arrays that a sweep makes; those of the network, of which it makes few, are found behind them."""
+    """The arrays that a sweep makes. Those of the network, of which it makes few, are found behind them, by `[]` alone.
+    """
 
     def __init__(self, given: Mapping[str, Array]) -> None:
         self.given = given
@@ -129,7 +141,7 @@ class Sweep:
 
     def __init__(self, network: Network, owner: Pass, notes: list[Note]) -> None:
         self.graph, self.owner, self.notes = network.graph, owner, notes
-        self._classes = owner.classes
+        self._takes = owner.takes
         self.weights = _Weights(network.weights)
         self._new_uses: dict[Value, int] = {}
         self._names: set[str] = set()
@@ -143,7 +155,7 @@ class Sweep:
         self.written = node
         kept: Value = keep(node, inputs)
         value = kept
-        while isinstance(value, Node) and type(value.op) in self._classes:
+        while isinstance(value, Node) and self._takes[type(value.op)]:
             replacement = self._apply(value)
             if replacement is None:
                 break
@@ -167,7 +179,7 @@ class Sweep:
                 return replacement
         return None
 
-    def _note(self, near: tuple[str, ...], op: Op | None = None, reason: str = "") -> None:
+    def _note(self, near: tuple[str, ...], op: Op | None = None, reason: str | None = None) -> None:
         self.notes.append(Note(self.owner.name, self.written.name, self.written.origin, near, op, reason))
 
     def uses(self, value: Value) -> int:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 def into_layer(node: Node, sweep: Sweep) -> Value | None:
     """normalize -> conv and normalize -> linear with the weights divided by std."""
-
     before = node.inputs[0] if isinstance(node.op, ops.Conv | ops.Linear) else None
     if not isinstance(before, Node) or not isinstance(before.op, ops.Normalize):
         return None
