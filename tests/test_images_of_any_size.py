@@ -20,9 +20,10 @@ DIRECT = (
     "conv(48, 3, pad=1) -> relu", "conv(40, 3, s=2, pad=1)", "conv(33, [5, 3], s=[1, 2], pad=[0, 4, 1, 3])",
     "conv(24, 3, dilation=3, pad=3)", "conv(32, 3, pad=1, groups=2)", "conv(3, 3, pad=1)", "conv(16, 1, pad=1)",
     "conv(40, 1) -> relu -> add { conv(40, 1) | id } -> relu", "conv(16, 1, s=2)", "conv(24, 3, pad=1, groups=8)",
+    "add { conv(32, 1) | avgpool(3, s=1, pad=1) }", "add { conv(32, 5, pad=2) | avgpool(3, s=1, pad=1) } -> relu",
     'conv(24, 3, s=2, pad="same_upper")', "conv(32, 3, pad=1) -> conv(48, 3, pad=1, groups=4)",
 )  # fmt: skip
-"""Convolutions of x: f32[N, 32, H, W]."""
+"""Convolutions of x: f32[N, 32, H, W]; the sums are written over their other operand."""
 OTHERS = (
     "conv(32, 3, pad=1, groups=32)", "conv(32, 5, s=2, pad=[0, 3, 2, 1], groups=32) -> relu",
     "conv(32, [3, 1], groups=32)", "conv(32, 3, pad=1, groups=8)", "maxpool(3, s=2, pad=1)", "avgpool(3, s=1, pad=1)",
@@ -96,8 +97,13 @@ def plans(channels: int, kernel: int = 3, groups: int = 1, machine: Machine = SE
     return list(map(type, kernels_cpu.best_plans(shape, machine, untuned, plain=False)))
 
 
+def test_small_images_have_too_few_tiles_for_winograd() -> None:
+    plan = conv_winograd_plan.Plan(4, 16, 16, 1, 14, 2)
+    shapes = [ConvShape(1, 64, 64, (size, size), (3, 3), pads=(1, 1, 1, 1)) for size in (7, 8, 9, 56)]
+    assert [conv_winograd_plan.few(shape, plan) for shape in shapes] == [True, True, False, False]
+
+
 def test_the_kernels() -> None:
-    """Small images have few tiles for Winograd's algorithm."""
     assert plans(64) == plans(512) == [conv_direct.Plan, conv_winograd_plan.Plan]
     assert plans(64, machine=Machine(lanes=16, registers=32, winograd=False)) == [conv_direct.Plan]
     assert plans(64, kernel=1) == plans(64, kernel=5) == plans(64, groups=4) == [conv_direct.Plan]
