@@ -145,7 +145,7 @@ def zero(accumulator: Any, lanes: int) -> None:
     T.buffer_store(accumulator, T.broadcast(tirx.const(0.0, "float32"), lanes), [T.ramp(0, 1, lanes)])
 
 
-ROWS = 8
+_ROWS = 8
 """Rows that a thread computes at a time where only the running program knows how many there are."""
 
 
@@ -153,7 +153,7 @@ def rows_of_a_task(shape: ConvShape, lanes: int, cores: int) -> int:
     """Rows that a thread computes of a block of channels at a time where each has windows of its own, so that each core
     has several of them."""
     if not isinstance(shape.out[0], int):
-        return ROWS
+        return _ROWS
     tasks = -(-shape.channels // lanes) * (shape.batch if isinstance(shape.batch, int) else 1)
     chunks = min(shape.out[0], -(-4 * cores // tasks)) if cores > 1 else 1
     return -(-shape.out[0] // chunks)

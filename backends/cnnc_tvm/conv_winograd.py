@@ -91,10 +91,6 @@ class _Kernel:
         self.groups = -(-self.filters // plan.columns)
 
     def write(self, finish: Finish, x: Any, w: Any, out: Any) -> None:
-        if not self.shape.known:
-            rows, columns = self.grid
-            self.grid = T.bind(rows), T.bind(columns)
-            self.total = T.bind(self.shape.batch * prod(self.grid))
         (self._in_phases if self.plan.phases else self._in_tasks)(finish, x, w, out)
 
     def _in_tasks(self, finish: Finish, x: Any, w: Any, out: Any) -> None:

@@ -252,8 +252,8 @@ class _From:
 def _for_any(shape: ConvShape, machine: Machine, plain: bool) -> list[Plan]:
     """The plans for images whose sizes only the running program knows, for small ones first."""
     if not _direct(shape, machine.lanes, plain):
-        takes = conv_depthwise.takes(shape, machine.lanes) and not plain
-        return [conv_depthwise.choose(shape, machine)] if takes else []
+        plan = choose(shape, machine, plain=plain)
+        return [plan] if plan else []
     plans: list[Plan] = [conv_direct.choose_for_any(shape, machine, plain=plain)]
     if machine.winograd and not plain and (transformed := conv_winograd_plan.choose_for_any(shape, machine)):
         plans.append(transformed)
