@@ -88,6 +88,17 @@ def test_no_row_of_bf16_is_stored_beyond_its_end(width: int) -> None:
     assert_agree(graph, weights, inputs, CpuTarget().compile(graph, weights)(**inputs))
 
 
+def test_an_interrupt_while_tvm_works_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TVM gives an error without words then, which was told as an internal one."""
+
+    def build(*_: Any) -> None:
+        raise RuntimeError("")
+
+    monkeypatch.setattr("tvm.tirx.build", build)
+    with pytest.raises(KeyboardInterrupt):
+        CpuTarget().compile(cnnc.load("model M { input x: f32[N, 3]\n output y\n y = x -> tanh }"), {})
+
+
 def test_a_symbolic_image_stays_symbolic() -> None:
     graph = cnnc.load(RESIDUAL.replace("DTYPE", "f32").replace("H=12", "H").replace("W=10", "W"))
     weights = random_weights(graph)

@@ -192,7 +192,12 @@ def at_node(code: str, message: str, node: Node) -> CnncError:
 
 
 def first_line(e: BaseException) -> str:
-    """What a TVM error says, without its C++ trace."""
+    """What a TVM error says, without its C++ trace.
+
+    KeyboardInterrupt where it says nothing: TVM looks for signals while it works, and Ctrl-C comes back as such an error.
+    """
+    if type(e) is RuntimeError and not str(e):
+        raise KeyboardInterrupt from e
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Error message: ")]  # after a print-out of the function
     return (told or lines or [type(e).__name__])[-1][:200]
