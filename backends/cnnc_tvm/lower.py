@@ -194,7 +194,7 @@ def at_node(code: str, message: str, node: Node) -> CnncError:
 def first_line(e: BaseException) -> str:
     """What a TVM error says, without its C++ trace.
 
-    KeyboardInterrupt where it says nothing: TVM looks for signals while it works, and Ctrl-C comes back as such an error.
+    KeyboardInterrupt where it says nothing: TVM looks for signals while it works, and so it gives Ctrl-C back.
     """
     if type(e) is RuntimeError and not str(e):
         raise KeyboardInterrupt from e
