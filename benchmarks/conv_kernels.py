@@ -3,8 +3,8 @@
     python benchmarks/conv_kernels.py [--threads 1] [--seconds 2] [WORD ...]
 
 Words choose the rows that contain one of them. Bias and ReLU are fused. Weights are taken in turn from copies that do
-not fit the second cache together, as in a network. A loop of independent multiply-adds on the same threads, run between
-the kernel's runs, gives the peak. GFLOP/s are those of the fastest and the median run, the share that of the fastest.
+not fit the second cache together, as in a network. The peak is measured between the kernel's runs. GFLOP/s are those of
+the fastest and the median run, the share that of the median.
 Rows F2 and F4 are Winograd's F(2x2, 3x3) and F(4x4, 3x3), where they are chosen; operations are counted as direct ones.
 """
 
@@ -15,7 +15,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,8 +22,6 @@ import numpy as np
 
 COPIES = 24_000_000
 """Bytes of weights in all, at most."""
-SUMS, STEPS = 24, 10_000
-"""Independent sums of the loop that measures the peak, and how often it adds to each."""
 
 Case = tuple[Any, Any, Callable[[Any, Any, Any, Any], None], int]
 """Shapes of input and weights, what emits the statements for these, bias and result, and floating-point operations."""
@@ -97,26 +94,6 @@ def compiled(write: Callable[..., None], *sizes: Sequence[int]) -> Any:
         return tvm.tirx.build(tvm.IRModule({"main": made.get()}), target)["main"]
 
 
-def peak(lanes: int, threads: int) -> tuple[Callable[[], object], int]:
-    """A function that multiplies and adds without waiting, and its floating-point operations."""
-    from tvm.script.ir_builder import tirx as T
-
-    def write(x: Any, out: Any) -> None:
-        vector = T.ramp(0, 1, lanes)
-        with T.parallel(threads) as task:
-            sums = [T.alloc_buffer((lanes,)) for _ in range(SUMS)]
-            for total in sums:
-                T.buffer_store(total, x[vector], [vector])
-            with T.serial(STEPS):
-                for total in sums:
-                    T.buffer_store(total, total[vector] + x[vector] * x[T.ramp(lanes, 1, lanes)], [vector])
-            for k, total in enumerate(sums):
-                T.buffer_store(out, total[vector], [task, T.ramp(k * lanes, 1, lanes)])
-
-    sizes = (2 * lanes,), (threads, SUMS * lanes)
-    return partial(compiled(write, *sizes), *map(tensor, sizes)), 2 * threads * SUMS * STEPS * lanes
-
-
 def tensor(size: Sequence[int]) -> Any:
     import tvm
 
@@ -129,10 +106,10 @@ def seconds(run: Callable[..., object], *args: Any) -> float:
     return time.perf_counter() - start
 
 
-def measure(
-    shape: Any, machine: Any, winograd: Any, peak_run: Callable[[], object], limit: float
-) -> tuple[int, list[float], float]:
-    """Floating-point operations, seconds of each run, and seconds of the fastest run of the peak's loop."""
+def measure(shape: Any, machine: Any, winograd: Any, limit: float) -> tuple[int, list[float], float]:
+    """Floating-point operations, seconds of each run, and the peak in the same time, in operations a second."""
+    from cnnc_tvm.peak import Peak
+
     x, w, write, flops = case(shape, machine, winograd)
     blocks = -(-shape.filters // machine.lanes)
     sizes = x, w, (blocks * machine.lanes,), (shape.batch, blocks, *shape.out, machine.lanes)
@@ -140,12 +117,12 @@ def measure(
     image, _, *rest = map(tensor, sizes)
     weights = [tensor(w) for _ in range(max(1, min(8, COPIES // (4 * prod(w)))))]
     times: list[float] = []
-    peaks: list[float] = []
+    meter = Peak((machine.lanes,))
     end = time.perf_counter() + limit
     while time.perf_counter() < end:
-        peaks.append(seconds(peak_run))
+        meter.sample()
         times += [seconds(function, image, weight, *rest) for weight in weights]
-    return flops, times, min(peaks)
+    return flops, times, meter.flops
 
 
 def main() -> None:
@@ -161,18 +138,16 @@ def main() -> None:
     from cnnc_tvm.conv_winograd_plan import choose
 
     machine = Machine(args.lanes, 2 * args.lanes, args.threads)
-    peak_run, peak_flops = peak(machine.lanes, args.threads)
     print(f"{args.threads} thread(s)                     ms   GFLOP/s  median    peak   share")
     rows = [(name, shape, None) for name, shape in shapes().items()]
     rows += [(f"{name} F{plan.m}", shape, plan) for name, shape, _ in rows if (plan := choose(shape, machine))]
     for name, shape, winograd in rows:
         if not args.words or any(word in name for word in args.words):
-            flops, times, fastest = measure(shape, machine, winograd, peak_run, args.seconds)
+            flops, times, peak = measure(shape, machine, winograd, args.seconds)
             best, middle = (flops / t / 1e9 for t in (min(times), statistics.median(times)))
-            top = peak_flops / fastest / 1e9
-            print(
-                f"{name:24} {min(times) * 1e3:8.3f} {best:9.1f} {middle:7.1f} {top:7.1f} {best / top:7.1%}", flush=True
-            )
+            share = middle * 1e9 / peak
+            line = f"{name:24} {min(times) * 1e3:8.3f} {best:9.1f} {middle:7.1f} {peak / 1e9:7.1f} {share:7.1%}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from statistics import median
@@ -39,21 +39,27 @@ class Peak:
     """A meter of the peaks. The clock of a processor varies, so products are counted in samples, to be taken between
     the runs of what is compared with them; both are then medians of the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Sequence[int] = LANES) -> None:
+        """Of vectors with the fastest of these numbers of floats."""
         self._device, products, self._copy = _compiled()
-        calls = {lanes: self._call(function, (threads(), NUMBERS * lanes)) for lanes, function in products.items()}
-        lanes = max(calls, key=lambda lanes: lanes / min(_seconds(calls[lanes], CHOOSING)))
-        self._multiply, self._flops = calls[lanes], 2 * threads() * ROUNDS * SUMS * lanes
+        calls = {each: self._call(products[each], (threads(), NUMBERS * each)) for each in lanes}
+        best = max(calls, key=lambda each: each / min(_seconds(calls[each], CHOOSING)))
+        self._multiply, self._flops = calls[best], 2 * threads() * ROUNDS * SUMS * best
         self._times: list[float] = []
 
     def sample(self) -> None:
         """Multiply for a moment."""
         self._times += _seconds(self._multiply, SAMPLE)
 
+    @property
+    def flops(self) -> float:
+        """Operations a second by the samples so far, of which there must be one."""
+        return self._flops / median(self._times)
+
     def peaks(self) -> Peaks:
-        """By the samples so far, of which there must be one, and by copies made now."""
+        """By the samples so far, and by copies made now."""
         copying = _seconds(self._call(self._copy, (COPIED,), (COPIED,)), COPYING)
-        return Peaks(self._flops / median(self._times), 2 * 4 * COPIED / median(copying))
+        return Peaks(self.flops, 2 * 4 * COPIED / median(copying))
 
     def _call(self, function: Function, *shapes: tuple[int, ...]) -> Callable[[], object]:
         """A call on memory of these shapes, all of it written: of what never was, a system has one page of zeros."""
