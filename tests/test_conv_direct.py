@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tvm import te
+from tvm import te, tirx
+from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
 from cnnc.ir.types import TensorType
@@ -15,7 +16,7 @@ from cnnc.verification.case import Case, reference
 from cnnc_tvm.conv_direct import Plan, choose, pack, write
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.scalar import exp
-from conv_kernels import blocked, filled, run
+from conv_kernels import blocked, execute, filled, run
 from numerics import assert_node_agrees, random_inputs, random_weights, single
 
 AVX2 = Machine(lanes=8, registers=16)
@@ -121,3 +122,36 @@ def test_epilogue_that_calls_functions() -> None:
     x, bias = blocked(inputs["x0"], 16), filled(weights["node.bias"], 16)
     y = run(emit, shape, 16, x, pack(weights["node.weight"], plan), bias)
     np.testing.assert_allclose(y, np.exp(reference(Case(graph, weights, inputs))["y"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [ConvShape(1, 2048, 128, (7, 7), (1, 1)), ConvShape(1, 1024, 272, (5, 9), (1, 1), (2, 1))],
+    ids=str,
+)
+def test_the_next_weights_are_fetched_by_the_last_tile(shape: ConvShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them and no others: what would be fetched is marked."""
+    plan = choose(shape, AVX512)
+    assert not plan.weights_once
+    weights = np.zeros((*pack(np.zeros((shape.filters, shape.channels, 1, 1), np.float32), plan).shape,), np.float32)
+    lines = weights.size // 16
+
+    def emit(x: Any, w: Any, out: Any, marks: Any) -> None:
+        def mark(buffer: Any, *index: Any, level: int = 1, write: bool = False) -> None:
+            if level == 1:
+                return
+            assert buffer is w
+            place = 0
+            for i, size in zip(index, w.shape, strict=True):
+                place = place * size + i
+            with T.If(place < weights.size), T.Then():
+                T.buffer_store(marks, 1.0, [0, tirx.floordiv(place, 16)])
+
+        monkeypatch.setattr("cnnc_tvm.conv_direct.prefetch", mark)
+        write(shape, plan, lambda value, n, block, lane, i, j: value, x, w, out)
+
+    image, result = (np.zeros((1, c // 16, *size, 16), np.float32) for c, size in (
+        (shape.channels, shape.image), (shape.filters, shape.out)))
+    marks = execute(emit, [image, weights, result], (lines,), 1)[0].reshape(len(weights), -1)
+    assert not (marks[0] == 1).any()
+    assert (marks[1:] == 1).all()

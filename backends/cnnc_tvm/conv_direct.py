@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 _AHEAD, _FAR_AHEAD = 16, 48
 """How far ahead weights are fetched into the first cache, where all fit the second and where they come from beyond."""
-_MANY_WEIGHTS = 2**20
-"""Bytes."""
+_L2 = 2**20
+"""Bytes that second caches hold."""
+_LINE = 16
+"""Floats in a line of a cache."""
 _USUAL, _LONG = (7, 14, 28, 56, 112), (1024,)
 """Columns that images have for which plans are made before these are known, and of all their rows in one."""
 _TILES_OF_A_ROW = 16
@@ -250,12 +252,18 @@ class _Kernel:
         self.passes = -(-self.blocks // plan.blocks)
         """Groups of filters of one group of the convolution."""
         self.deep = -(-shape.channels // shape.groups // plan.depth)
+        self.panel = 4 * plan.blocks * plan.lanes * self.deep * plan.depth * prod(shape.kernel)
+        """Bytes of weights for the filters of a tile."""
         weights = 4 * shape.filters * shape.channels // shape.groups * prod(shape.kernel)
-        self.ahead = _AHEAD if weights < _MANY_WEIGHTS else _FAR_AHEAD
+        self.ahead = _AHEAD if weights < _L2 else _FAR_AHEAD
         """Channels between the weights that are multiplied and those fetched."""
+        self.visits = 1
+        """Tiles that a task computes, while which the next one's weights are fetched; 1 for not at all."""
 
     def write(self) -> None:
         plan, height = self.plan, self.height
+        if self.shape.known and self.ahead == _FAR_AHEAD and not plan.weights_once and 2 * self.panel < 0.6 * _L2:
+            self.visits = parts(self.shape.out[1], plan.columns) * parts(plan.chunk, plan.rows)
         passes, chunks = self.shape.groups * self.passes, parts(height, plan.chunk)
         with T.parallel(self.shape.batch * (chunks * passes)) as task:
             if plan.weights_once:
@@ -325,6 +333,7 @@ class _Kernel:
         start = group // self.passes * self.blocks + group % self.passes * self.plan.blocks
         with T.serial(self.deep) as block:
             self.fetch(n, start, i, j, block, rows, tile.columns, blocks)
+            self.fetch_weights(group, i, j, block)
             for first, count, inside in self.spans(i, rows):
                 with T.serial(count) as r:
                     self.reduce(n, group, block, i, j, first + r, inside, tile, sums, blocks)
@@ -355,6 +364,20 @@ class _Kernel:
                 prefetch(self.out, n, start + b, y, x, 0, write=True)
 
         by_turns(columns, self.deep, block, fetch)
+
+    def fetch_weights(self, group: Expr, i: Expr, j: Expr, block: Expr) -> None:
+        """Have some of the next task's weights fetched into the second cache, all by the last tile of this task.
+
+        Its first tile would wait for them: it needs them all, faster than memory gives them.
+        """
+        if self.visits == 1:
+            return
+        plan = self.plan
+        row, column = i % plan.chunk // plan.rows, j // plan.columns
+        by_turns(
+            self.panel // self.deep // (4 * _LINE), self.visits, row * parts(self.shape.out[1], plan.columns) + column,
+            lambda line: prefetch(self.w, group + 1, block, 0, 0, 0, line * _LINE, level=2),
+        )  # fmt: skip
 
     def spans(self, i: Expr, rows: int) -> list[tuple[Expr, Expr, tuple[int, ...]]]:
         """Rows of the window: the first, how many (none if negative), and at which rows of the tile they are inside."""
