@@ -37,7 +37,7 @@ _USUAL, _LONG = (7, 14, 28, 56, 112), (1024,)
 """Columns that images have for which plans are made before these are known, and of all their rows in one."""
 _TILES_OF_A_ROW = 16
 """Tiles of such a row that a thread computes at a time."""
-_BLOCKS_AHEAD = 2
+_BLOCKS_AHEAD = 4
 """Blocks of channels between the inputs that are multiplied and those fetched."""
 
 
