@@ -39,6 +39,8 @@ _TILES_OF_A_ROW = 16
 """Tiles of such a row that a thread computes at a time."""
 _BLOCKS_AHEAD = 4
 """Blocks of channels between the inputs that are multiplied and those fetched."""
+_FEW_BLOCKS = 4
+"""Blocks of channels, times places of the window, in which memory does not come by the end of a tile."""
 
 
 @dataclass(frozen=True)
@@ -352,13 +354,15 @@ class _Kernel:
         new_columns(j, tile, new, put)
 
     def fetch(self, n: Expr, start: Expr, i: Expr, j: Expr, block: Expr, rows: int, columns: int, blocks: int) -> None:
-        """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block."""
+        """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block; of the
+        next tile's where there are so few blocks that the last ones would come too late."""
         if len(self.out.shape) == 4 or self.near.result:
             return
+        first = columns if self.deep * prod(self.shape.kernel) <= _FEW_BLOCKS else 0
 
         def fetch(column: Expr) -> None:
             for u, b in product(range(rows), range(blocks)):
-                y, x = self.placed(*self.place(i + u, j + column))
+                y, x = self.placed(*self.place(i + u, j + first + column))
                 for image, index in images_read(self.finish, n, start + b, y, x):
                     prefetch(image, *index)
                 prefetch(self.out, n, start + b, y, x, 0, write=True)
