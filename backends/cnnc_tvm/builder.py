@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,12 +19,14 @@ from tvm import ir, sym, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cnnc.ir.dim import Dim, Floor, Min, Sym, ceildiv, substitute, symbols
+from cnnc.ir.dim import Dim
 from cnnc.ir.graph import Param
 from cnnc.ir.types import DType, TensorType
 from cnnc.target import numpy_dtype
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine
 from cnnc_tvm.plan import Step
+from cnnc_tvm.reads import is_load, loads, mentions, placeholders
+from cnnc_tvm.sizes import Sizes
 from cnnc_tvm.tensor import (
     KERNEL,
     MOVES,
@@ -56,7 +57,7 @@ def untuned(shape: ConvShape, plain: bool) -> None:
 
 
 @dataclass
-class Builder:
+class Builder(Sizes):
     """Collects the functions, the tensors and the steps of one graph."""
 
     weights: Mapping[str, Array]
@@ -82,14 +83,10 @@ class Builder:
     joined: dict[int, int] = field(default_factory=dict)
     """Tensors whose steps have no function but join their arguments, along these axes."""
     steps: list[Step] = field(default_factory=list)
-    sizes: dict[str, Dim] = field(default_factory=dict)
-    """What stands for expressions of symbols in functions: parameters of their own, since TVM fails to see which loops
-    cover which where sizes are 2*W and (W + 6)//7*14."""
 
     def __post_init__(self) -> None:
+        super().__init__(self.reserved)
         self.lanes = self.machine.lanes if self.machine else 0
-        self._symbols: dict[str, Any] = {}
-        self._rounded: set[Dim] = set()
         self._analyzer = sym.Analyzer()
         self._plain: dict[int, Tensor] = {}  # copies of tensors in blocks
         self._blocks: dict[int, Tensor] = {}  # and the other way round
@@ -248,7 +245,7 @@ class Builder:
             elif memory is not None:
                 shape = self.shape(memory.shape)
                 result = te.compute(shape, lambda *i: self.at_lane(x, *i), label)
-            operands = _placeholders(result)
+            operands = placeholders(result)
             body = te.create_prim_func([*operands, result])
             loops = replace(x.loops, blocked=memory is not None)
         between = x.kernel.rows.between if x.kernel and x.kernel.rows else ()
@@ -270,9 +267,9 @@ class Builder:
         nothing = tirx.const(0.0, "float32")
         if any(
             source.op not in self._full or not (i.same_as(lane) or i.same_as(c))
-            for source, *index in _loads(value)
+            for source, *index in loads(value)
             for i in index
-            if _mentions(i, lane)
+            if mentions(i, lane)
         ):
             return tirx.if_then_else(c < channels, value, nothing)
         return tirx.Select(c < channels, value, nothing)
@@ -295,7 +292,7 @@ class Builder:
         assert x.kernel is not None
         rank = x.type.rank + blocked
         value = self._finished(x, tuple(tirx.Var(f"i{axis}", "int32") for axis in range(rank)), blocked)
-        return list({source.op: source for source, *_ in _loads(value) if source.op != x.kernel.heart.op}.values())
+        return list({source.op: source for source, *_ in loads(value) if source.op != x.kernel.heart.op}.values())
 
     def epilogue(self, x: Tensor, where: Mapping[Any, Any], *, blocked: bool = True) -> Finish:
         """What becomes of a kernel's elements in x, for the buffers where placeholders lie."""
@@ -304,7 +301,7 @@ class Builder:
 
         def finish(value: Expr, *index: Expr) -> Expr:
             def read(call: Any) -> Any:
-                if not _is_load(call):
+                if not is_load(call):
                     return call
                 source, *place = call.args
                 return value if source.op == heart else where[source.op][tuple(place)]
@@ -388,8 +385,8 @@ class Builder:
         used = list(tirx.analysis.undefined_vars(body.body, list(body.params)))
         shapes = [size for x in body.params if isinstance(x.ty, tirx.BufferType) for size in x.ty.shape]
         tvm_ffi.structural_walk(shapes, (tirx.Var, used.append))
-        dims = tuple(sorted({str(var.name) for var in used} & self._symbols.keys()))
-        params = [*body.params, *map(self._symbol, dims)]
+        dims = tuple(sorted({str(var.name) for var in used} & self.variables.keys()))
+        params = [*body.params, *map(self.variable, dims)]
         body = tirx.PrimFunc(params, body.body, body.ret_type, body.attrs)
         self._made.add(args[-1])
         self.steps.append(Step(self._function(body, loops, label, dims), nodes, args, dims))
@@ -407,51 +404,6 @@ class Builder:
         return name
 
     # Expressions
-
-    def _symbol(self, name: str) -> Expr:
-        return self._symbols.setdefault(name, te.var(name, "int32"))
-
-    def symbol(self, dim: Dim) -> Dim:
-        """A dim as functions have it: a number, a symbol or what `rounded_up` gave. A symbol that stands for anything
-        else is in `sizes`."""
-        if isinstance(dim, int) or _is_symbol(dim) or dim in self._rounded:
-            return dim
-        dim = substitute(dim, self.sizes)
-        names = {of: name for name, of in self.sizes.items()}
-        if dim not in names:
-            taken = self.reserved | self.sizes.keys()
-            names[dim] = next(name for i in count() if (name := f"__dim{i}") not in taken)
-            self.sizes[names[dim]] = dim
-        return Sym.of(names[dim])
-
-    def rounded_up(self, dim: Dim, by: int) -> Dim:
-        """A dim, as functions have it, rounded up to a multiple of a number: TVM sees that one covers the other."""
-        rounded = ceildiv(dim, by) * by
-        self._rounded.add(rounded)
-        return rounded
-
-    def size(self, dim: Dim) -> Expr:
-        """A dim as an expression."""
-        dim = self.symbol(dim)
-        if isinstance(dim, int):
-            return dim
-        total: Expr = 0
-        for atoms, factor in dim.terms:
-            term: Expr = factor
-            for atom in atoms:
-                term = term * self._atom(atom)
-            total = total + term
-        return total
-
-    def _atom(self, atom: str | Floor | Min) -> Expr:
-        if isinstance(atom, str):
-            return self._symbol(atom)
-        if isinstance(atom, Floor):
-            return tirx.floordiv(self.size(atom.of), atom.by)
-        return te.min(self.size(atom.left), self.size(atom.right))
-
-    def shape(self, dims: Iterable[Dim]) -> tuple[Expr, ...]:
-        return tuple(map(self.size, dims))
 
     def points(self, type: TensorType, element: Callable[..., Expr], *of: Tensor) -> Tensor:
         """The tensor of elements `element(*index)`, which read `of` at that index and are scheduled like `of`."""
@@ -491,36 +443,8 @@ class Builder:
         return replace(self._reading_blocks(TensorType(type.shape), result), loops=loops)
 
 
-def _is_symbol(dim: Dim) -> bool:
-    return isinstance(dim, Sym) and len(names := symbols(dim)) == 1 and dim == Sym.of(*names)
-
-
 def _is_one(size: Expr) -> bool:
     return isinstance(size, int) and size == 1
-
-
-def _is_load(call: Any) -> bool:
-    """Whether it reads an element of a tensor of TE."""
-    return bool(call.op == ir.Op.get("te.tensor_load"))
-
-
-def _loads(value: Expr) -> list[Any]:
-    """The tensors of TE that an expression reads, each with its index."""
-    found: list[Any] = []
-
-    def visit(call: Any) -> None:
-        if _is_load(call):
-            found.append(tuple(call.args))
-
-    tvm_ffi.structural_walk(value, (ir.Call, visit))
-    return found
-
-
-def _mentions(index: Expr, var: Expr) -> bool:
-    """Whether an expression holds a variable."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(index, (tirx.Var, lambda x: found.append(x.same_as(var))))
-    return any(found)
 
 
 def _as_f32(array: Array) -> Array:
@@ -530,24 +454,6 @@ def _as_f32(array: Array) -> Array:
 def _filled(array: Array, lanes: int) -> Array:
     """An array with zeros after it, up to a multiple of `lanes`."""
     return np.pad(array, (0, -len(array) % lanes))
-
-
-def _placeholders(tensor: Any) -> list[Any]:
-    """The stored tensors an expression reads, in order of first reading."""
-    found: dict[Any, Any] = {}
-    seen = set()
-
-    def visit(x: Any) -> None:
-        if x.op in seen:
-            return
-        seen.add(x.op)
-        if isinstance(x.op, te.PlaceholderOp):
-            found[x.op] = x
-        for operand in x.op.input_tensors:
-            visit(operand)
-
-    visit(tensor)
-    return list(found.values())
 
 
 def _dtype(array: Array) -> DType:
