@@ -57,12 +57,12 @@ def save(program: Program, path: Path) -> Path:
 
     CnncError E0901 where the system does not let it, E0902 where the name promises another kind of file.
     """
-    if program.suffix and path.suffix == program.suffix:
+    if program.suffix and path.suffix.lower() == program.suffix:
         try:
             program.export(path)
         except OSError as e:
             raise io_error("write", path, e) from e
-    elif path.suffix in _NO_ARTIFACTS:
+    elif path.suffix.lower() in _NO_ARTIFACTS:
         own = f", or {program.suffix} for the format of `{program.target}`" if program.suffix else ""
         message = f"target `{program.target}` writes an artifact of cnnc, which is no `{path.suffix}` file"
         raise error("E0902", message, help=f"name it .cnnp{own}")
@@ -265,4 +265,6 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) 
 
 def _damaged(path: Path, reason: str) -> CnncError:
     help = "a program is what `cnnc compile` or `program.save` wrote, whole and unchanged"
+    if path.suffix.lower() in _NO_ARTIFACTS:
+        help = f"files of `{path.suffix}` are for other tools; cnnc runs what `cnnc compile -o {path.stem}.cnnp` writes"
     return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}", help=help)

@@ -34,8 +34,9 @@ class FactResult:
     actual: str
 
 
-def run_check(module: Module, check: s.Check) -> list[FactResult]:
-    """Measure every fact of a check block. CnncError where the model or a fact is at fault."""
+def run_check(module: Module, check: s.Check) -> tuple[list[FactResult], list[Diagnostic]]:
+    """Every fact of a check block, measured, and what is wrong with those that cannot be. CnncError where the model is
+    at fault."""
     model = module.models.get(check.name.text)
     if model is None:
         close = suggest(check.name.text, list(module.models))
@@ -43,15 +44,14 @@ def run_check(module: Module, check: s.Check) -> list[FactResult]:
     args = tuple(Given(a.name, argument(a.value, module.env), a.span) for a in check.args)
     elaborated = elaborate(module, model, args)
     shown = " ".join(module.source.text[check.name.span.start : _end_of_head(check)].split())
-    found, faults = [], []
+    found: list[FactResult] = []
+    faults: list[Diagnostic] = []
     for fact in check.facts:
         try:
             found.append(_run(fact, shown, elaborated))
         except CnncError as e:
             faults += [_placed(d, fact.span) for d in e.diagnostics]
-    if faults:
-        raise CnncError(tuple(faults))
-    return found
+    return found, faults
 
 
 def _run(fact: s.Fact, model: str, elaborated: Elaborated) -> FactResult:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,13 +27,13 @@ WeightsOf: TypeAlias = "Mapping[str, Array] | str | Path | int"
 
 
 def open_module(path_or_text: str | Path) -> Module:
-    """The parsed file at a path, or a text that holds a model (it contains a brace or a line break)."""
+    """The parsed file at a path, or a text that holds a model (it contains a brace or a line break, or is blank)."""
     from cnnc.frontend.project import Project
 
     if not isinstance(path_or_text, str | Path):
         raise error("E0902", f"a model is a path or a text, not of type {type(path_or_text).__name__}")
     text = str(path_or_text)
-    if isinstance(path_or_text, str) and ("{" in text or "\n" in text):
+    if isinstance(path_or_text, str) and ("{" in text or "\n" in text or not text.strip()):
         return Project.of_text(text)[1]
     return Project.open(Path(path_or_text))[1]
 
@@ -54,10 +56,21 @@ def finish(
     """The graph of an elaborated model: pruned to the outputs asked for, default dims bound, others as `dims` says."""
     graph = model.graph
     if outputs is not None:
-        graph = graph.with_outputs({name: model.tap(name) for name in outputs})
+        names = [] if isinstance(outputs, str) else list(outputs)
+        if not names:
+            raise error("E0902", f"`outputs` is a list of names, not {outputs!r}")
+        graph = graph.with_outputs({name: model.tap(name) for name in names})
     if dtype is not None and dtype not in list(DType):
         raise error("E0902", f"`{dtype}` is no element type", help="element types are f32, f16 and bf16")
-    return bind(graph, {**model.defaults, **(dims or {})}, DType(dtype) if dtype else None)
+    return bind(graph, {**model.defaults, **_sizes(dims or {})}, DType(dtype) if dtype else None)
+
+
+def _sizes(dims: object) -> dict[str, int]:
+    """Sizes by the names of dims; CnncError E0902 for anything else."""
+    if isinstance(dims, Mapping):
+        with suppress(TypeError):
+            return {name: index(size) for name, size in dims.items()}
+    raise error("E0902", f"`dims` has a whole number for each name, as {{'N': 8}}, not {dims!r}")
 
 
 def load(
@@ -122,8 +135,12 @@ def check_file(
         from cnnc.contracts import run_check
 
         for check in module.checks:
+            if model not in (None, check.name.text):
+                continue
             try:
-                results += run_check(module, check)
+                measured, faults = run_check(module, check)
+                results += measured
+                found += faults
             except CnncError as e:
                 found += e.diagnostics
     return Report(tuple(models), tuple(unique(found)), tuple(results))
@@ -144,7 +161,7 @@ def network_of(graph: Graph, weights: WeightsOf = 0) -> Network:
     from cnnc.ir.verify import verify
     from cnnc.passes import Network
 
-    verify(graph)
+    verify(_graph(graph))
     if isinstance(weights, int):
         if weights < 0:
             raise error("E0902", f"a seed is at least 0, not {weights}")
@@ -154,6 +171,25 @@ def network_of(graph: Graph, weights: WeightsOf = 0) -> Network:
     if isinstance(weights, Mapping):
         return Network(graph, weight_files.check(weights, graph, "the weights given"))
     raise error("E0902", f"`weights` are arrays by name, a file or a seed, not of type {type(weights).__name__}")
+
+
+def _graph(graph: object) -> Graph:
+    """CnncError E0902 for what is no graph."""
+    if not isinstance(graph, Graph):
+        help = "`cnnc.load` makes one of a file or a text"
+        raise error("E0902", f"a graph is needed, not one of type {type(graph).__name__}", help=help)
+    return graph
+
+
+def _texts(target: str, options: Mapping[str, object]) -> dict[str, str]:
+    """Options as a command line has them, where Python has numbers and truth values too; CnncError E0902 for others."""
+    texts: dict[str, str] = {}
+    for name, value in options.items():
+        if not isinstance(value, str | int | float):
+            kind = type(value).__name__
+            raise error("E0902", f"option `{name}` of target `{target}` is a text or a number, not of type {kind}")
+        texts[name] = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    return texts
 
 
 def optimise(
@@ -173,16 +209,16 @@ def optimise(
 
 def compile(
     graph: Graph, target: str = "numpy", weights: WeightsOf = 0, *, optimise: int = 2, passes: str = "",
-    after: Callable[[Pass, Network], None] | None = None, cache: bool = True, **options: str,
+    after: Callable[[Pass, Network], None] | None = None, cache: bool = True, **options: str | float,
 ) -> Program:  # fmt: skip
     """The program of a graph for a target.
 
     `weights`, `passes`, `after` and, as its level, `optimise` are those of the function `optimise`, which runs first
     unless the target wants the graph as it was written.
     `cache` lets a program of a slow target come from the compile cache (see `cnnc.cache`), unless `after` is to see
-    each pass. `options` are the target's own (`arch="sm_90"`). CnncError: E0401 for weights that do not fit, E0601 for
-    ops the target lacks, E0602 for a target that is not installed, E0607 for one that lacks a library or tool, E0902
-    for an option it does not have.
+    each pass. `options` are the target's own (`arch="sm_90"`; truth values are `on` and `off`). CnncError: E0401 for
+    weights that do not fit, E0601 for ops the target lacks, E0602 for a target that is not installed, E0607 for one
+    that lacks a library or tool, E0902 for an option it does not have.
     """
     from cnnc import cache as compile_cache
     from cnnc.passes import choose as choose_passes
@@ -190,8 +226,9 @@ def compile(
     from cnnc.target import inner_sizes
     from cnnc.target import target as find
 
-    chosen = find(target)
-    for name in options:
+    _graph(graph)
+    chosen, texts = find(target), _texts(target, options)
+    for name in texts:
         if name not in chosen.options:
             known = ", ".join(chosen.options) or "none"
             raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
@@ -200,11 +237,11 @@ def compile(
 
     def make() -> Program:
         network = network_of(graph, given) if isinstance(given, int) else given
-        return _compiled(chosen, run_passes(network, names, after).network, options)
+        return _compiled(chosen, run_passes(network, names, after).network, texts)
 
     kept = compile_cache.chosen() if cache and after is None else None
     content = given if isinstance(given, int) else given.weights
-    key = kept and compile_cache.key(graph, content, chosen, options, names)
+    key = kept and compile_cache.key(graph, content, chosen, texts, names)
     if kept and key and (found := kept.load(key)):
         found.remade = make
         return found

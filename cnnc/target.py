@@ -204,7 +204,9 @@ def check_shape(array: Array, port: Port, dims: Mapping[str, int]) -> None:
         expected = tuple(evaluate(dim, dims) for dim in port.type.shape)
     except KeyError:
         expected = ()
-    if array.shape != expected or 0 in expected:
+    if 0 in array.shape:
+        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}: a dimension has a size of at least 1")
+    if array.shape != expected:
         known = {name: size for name, size in dims.items() if name in port.type.symbols}
         where = f" for {', '.join(f'{k}={v}' for k, v in known.items())}" if known else ""
         raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}{where}")
@@ -300,7 +302,7 @@ def target(name: str) -> Target:
     """The target of that name; CnncError E0602 if none is installed under it."""
     known = installed()
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.7)  # `gpu` is no misspelt `cpu`
+        near = get_close_matches(str(name), known, n=1, cutoff=0.7)  # `gpu` is no misspelt `cpu`
         raise error(
             "E0602", f"there is no target `{name}`", notes=[f"installed targets: {', '.join(known)}"],
             help=f"did you mean `{near[0]}`?" if near else None,

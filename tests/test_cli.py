@@ -130,6 +130,17 @@ def test_test_of_one_model_leaves_the_facts_of_others(cli: Cli) -> None:
     Path("two.cnn").write_text(NET + NET.replace("Net", "Other").replace("435", "1"))
     assert cli("test", "two.cnn:Net").exit_code == 0
     assert cli("test", "two.cnn:Other").exit_code == 4
+    Path("faulty.cnn").write_text(NET + "model Bad {\n  input x: f32[N, 3, 8, 8]\n  output y\n  y = x -> reluu\n}\n")
+    assert cli("test", "faulty.cnn:Net").exit_code == 0
+    assert cli("test", "faulty.cnn").exit_code == 4
+
+
+def test_one_of_several_models_can_come_from_standard_input(cli: Cli) -> None:
+    two = NET + NET.replace("Net", "Other").replace("435", "1")
+    result = cli("check", "-", input=two)
+    assert cli("ir", "-", input=two).stderr.strip().endswith('(text, "Net")`, or of standard input `-- -:Net`')
+    assert 'graph "Other"' in cli("ir", "--", "-:Other", input=two).stdout
+    assert result.exit_code == 0
 
 
 def test_test_of_a_broken_file_reports_it(cli: Cli) -> None:

@@ -177,6 +177,31 @@ def test_parameters_that_no_module_can_hold_are_refused() -> None:
         compile(net.graph(y=other))
 
 
+def test_a_layer_named_as_what_training_sets_is_refused() -> None:
+    """PyTorch's `train` and `eval` would fail; what has no parameters gets another name."""
+    for label, refused in (("training: conv(4, 3)", True), ("training: stage(4)", True), ("training: relu", False)):
+        text = f"def stage(c) = conv(c, 3) -> relu\nmodel M {{ input x: f32[N, 3, 8, 8] output y y = x -> {label} }}"
+        graph = cnnc.load(text)
+        if refused:
+            with pytest.raises(CnncError, match=r"E0601.*cannot name a module `training`"):
+                compile(graph)
+        else:
+            assert_sound(graph)
+
+
+def test_instance_norm_of_open_sizes_takes_maps_of_one_pixel() -> None:
+    for norm in "instance_norm", "instance_norm(affine=false)":
+        graph = cnnc.load(f"model M {{ input x: f32[N, 4, H, W] output y y = x -> {norm} }}")
+        weights = random_weights(graph)
+        program = TorchTarget().compile(graph, weights)
+        for height, width in (1, 3), (4, 5):
+            inputs = random_inputs(graph, N=2, H=height, W=width)
+            assert_agree(graph, weights, inputs, program(**inputs))
+        bias = weights.get(f"{graph.nodes[0].name}.bias", np.zeros(4))
+        pixel = program(**random_inputs(graph, N=2, H=1, W=1))["y"]
+        np.testing.assert_allclose(pixel, np.broadcast_to(bias[:, None, None], pixel.shape), atol=1e-4)
+
+
 def test_a_network_without_layers() -> None:
     net = Builder("Sum")
     x = net.input("x", ("N", 4))

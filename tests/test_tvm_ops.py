@@ -174,3 +174,18 @@ def outputs(request: pytest.FixtureRequest) -> dict[int, Any]:
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
 def test_op(i: int, n: int, outputs: dict[int, Any]) -> None:
     assert_node_agrees(GRAPHS[i], WEIGHTS[i], case_inputs(i, n), {"y": outputs[n][f"c{i}"]}, winograd=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_reduced_to_one_number(target: str) -> None:
+    """There is no loop over results then."""
+    x = Input("x", TensorType.parse("f32[N, 4, H, 3]"))
+    how = (ops.ReduceMean, ops.ReduceSum, ops.ReduceMax, ops.ReduceMin)
+    made = {cls.name: Node.make(cls([0, 1, 2, 3]), x, name=cls.name) for cls in how}
+    outputs = {**made, "after": Node.make(ops.Add(), x, made["reduce_max"], name="after")}
+    array = np.random.default_rng(0).standard_normal((2, 4, 5, 3), np.float32)
+    found = TARGETS[target](Graph("Numbers", (x,), outputs), {})(x=array)
+    for name, reduced in zip(made, (np.mean, np.sum, np.max, np.min), strict=True):
+        assert found[name].shape == ()
+        np.testing.assert_allclose(found[name], reduced(array.astype(np.float64)), rtol=1e-5)
+    np.testing.assert_array_equal(found["after"], array + array.max())

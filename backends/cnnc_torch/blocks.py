@@ -108,6 +108,7 @@ class Blocks:
     def __init__(self, graph: Graph, written: Mapping[Node, Written], reserved: Iterable[str]) -> None:
         self.graph, self.written, self.reserved = graph, written, {*RESERVED, *reserved}
         self.leaves = homes(graph)
+        self._check_names()
         self._check_shared()
         self._nodes = {home: node for node, home in reversed(self.leaves.items())}
         self._below: dict[Path, list[Path]] = defaultdict(list)
@@ -127,6 +128,11 @@ class Blocks:
     def position(self, region: Region) -> int:
         """Where the region begins in the graph."""
         return min((self._position[node] for node in region.nodes), default=0)
+
+    def _check_names(self) -> None:
+        """E0601 for modules with parameters, which are named after their labels, under a name that `train` sets."""
+        named = [node for node, home in self.leaves.items() if "training" in home]
+        unsupported("torch", {node.name: "cannot name a module `training`" for node in named}, self.graph)
 
     def _check_shared(self) -> None:
         first: dict[Path, Node] = {}

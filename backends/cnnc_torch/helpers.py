@@ -58,7 +58,7 @@ class CroppedConvTranspose2d(nn.ConvTranspose2d):
 
 
 class PixelInstanceNorm2d(nn.InstanceNorm2d):
-    """Instance norm of maps of one pixel, which PyTorch's module refuses: the mean takes all but the bias."""
+    """Instance norm of maps that may have one pixel, which PyTorch's module refuses: there the bias alone is left."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)

@@ -180,7 +180,8 @@ def _group_norm(node: Node) -> Written:
 def _instance_norm(node: Node) -> Written:
     op = node.op
     assert isinstance(op, InstanceNorm)
-    pixel = node.type.shape[2:] == (1, 1)
+    sizes = node.type.shape[2:]
+    pixel = len(sizes) == 2 and all(size == 1 or not isinstance(size, int) for size in sizes)
     if not op.affine and not pixel:
         return Written(expr=f"F.instance_norm({{0}}, eps={text(op.eps)})")
     return module(

@@ -95,10 +95,10 @@ def _vectorise(sch: Any, block: Any, lane: Any) -> None:
 
 
 def _sums(sch: Any, reduction: Any, result: Any) -> None:
-    loops = sch.get_loops(result)
-    whole = sch.fuse(*loops)
-    sch.parallel(whole)
-    sch.compute_at(reduction, whole)
+    if loops := sch.get_loops(result):  # none where everything is reduced to one number
+        whole = sch.fuse(*loops)
+        sch.parallel(whole)
+        sch.compute_at(reduction, whole)
     sch.decompose_reduction(reduction, _reduced_loops(sch, reduction)[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from cnnc.cli.console import coloured, findings, plural, print_json, report
 from cnnc.cli.files import ModelFile, Place
 from cnnc.cli.options import AS_JSON, Command
 from cnnc.diagnostics import CnncError, Diagnostic
+
+if TYPE_CHECKING:
+    from cnnc.contracts import FactResult
 
 FAILED = 4
 
@@ -31,15 +35,15 @@ def test(places: tuple[Place, ...], as_json: bool) -> int:
     from cnnc.driver import check_file
 
     found: list[Diagnostic] = []
-    facts = []
+    facts: list[FactResult] = []
     for place in places:
         try:
-            result = check_file(place.source(), facts=True)
+            result = check_file(place.source(), place.model, facts=True)
         except CnncError as e:
             found += e.diagnostics
             continue
         found += result.diagnostics
-        facts += [x for x in result.facts if place.model in (None, x.model.partition("(")[0].strip())]
+        facts += result.facts
     passed = sum(fact.holds for fact in facts)
     if as_json:
         rows = [

@@ -12,8 +12,8 @@ from cnnc.frontend.call import suggest
 from cnnc.frontend.elaborate import Elaborator
 from cnnc.frontend.lint import lint
 from cnnc.frontend.parser import parse_expression
-from cnnc.frontend.project import Module, library
-from cnnc.frontend.scope import POISON, Binding, Called, Env, Given, ModelBlock, Scope, SharedBlock, Step
+from cnnc.frontend.project import TEXT, Module, library
+from cnnc.frontend.scope import BLOCKS, POISON, Binding, Called, Env, Given, ModelBlock, Scope, SharedBlock, Step
 from cnnc.ir.dim import solve
 from cnnc.ir.graph import Frame, Graph, Input, Node, Origin, Value
 from cnnc.ir.op import MAX_ELEMENTS, known_size
@@ -61,9 +61,11 @@ def choose(module: Module, name: str | None) -> s.Model:
         return alike[0]
     if not models:
         raise error("E0219", f"{module.source.name} has no model")
-    listed = ", ".join(models)
-    raise error("E0219", f"{module.source.name} has several models: {listed}",
-                help=f"choose one: `{module.source.name}:{next(iter(models))}`")  # fmt: skip
+    listed, first = ", ".join(models), next(iter(models))
+    one = f"`{module.source.name}:{first}`"
+    if module.source.name == TEXT:
+        one = f'`cnnc.load(text, "{first}")`, or of standard input `-- -:{first}`'
+    raise error("E0219", f"{module.source.name} has several models: {listed}", help=f"choose one: {one}")
 
 
 def parse_value(text: str, module: Module | None = None) -> object:
@@ -85,9 +87,20 @@ def argument(expr: s.Expr, env: Env) -> object:
 def elaborate(module: Module, model: s.Model, args: Sequence[Given] | Mapping[str, object] = ()) -> Elaborated:
     """The graph of a model for these arguments. CnncError carries every independent error."""
     if isinstance(args, Mapping):
-        args = tuple(Given(name, value, model.name.span) for name, value in args.items())
+        args = tuple(Given(name, _argument(name, value), model.name.span) for name, value in args.items())
     with _bounded(model.name.span):
         return _Root(module).elaborate(model, args)
+
+
+def _argument(name: str, value: object) -> object:
+    """An argument of Python's as the language has it: numbers and arrays of NumPy, tuples and ranges too. E0902."""
+    value = getattr(value, "tolist", lambda: value)()
+    if isinstance(value, list | tuple | range):
+        return [_argument(name, each) for each in value]
+    if isinstance(value, (bool, int, float, str, *BLOCKS)):  # a block is what `parse_value` gives
+        return value
+    message = f"`{name}` is a number, a word, a truth value or a list of them, not of type {type(value).__name__}"
+    raise error("E0902", message)
 
 
 @contextmanager

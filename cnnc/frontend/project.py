@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, Source, Span, error
 from cnnc.frontend import syntax as s
@@ -19,6 +20,8 @@ from cnnc.ir.types import DType
 
 WORDS = ("half", "same_upper", "same_lower", "valid", *DType)
 """Words that are values: padding modes and element types."""
+TEXT: Final = "<text>"
+"""What a module is named that came from no file."""
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Project:
         return project, module
 
     @staticmethod
-    def of_text(text: str, name: str = "<text>") -> tuple[Project, Module]:
+    def of_text(text: str, name: str = TEXT) -> tuple[Project, Module]:
         project = Project(None)
         module = project.module(decode(text.encode("utf-8", "surrogatepass"), name), None)
         project.finish()

@@ -207,7 +207,12 @@ def _result(op: Op, operands: tuple[TensorType, ...]) -> TensorType:
 @lru_cache(maxsize=2**12)
 def _param_types(op: Op, operands: tuple[TensorType, ...]) -> Mapping[str, TensorType]:
     dtype = operands[0].dtype if operands else DType.F32
-    return {role: TensorType(spec.shape, dtype) for role, spec in op.params(*operands).items()}
+    types = {role: TensorType(spec.shape, dtype) for role, spec in op.params(*operands).items()}
+    for role, type in types.items():
+        if (size := known_size(type)) >= MAX_ELEMENTS:
+            message = f"`{role}` of `{op.name}` is {type}: {size:,} elements; there must be fewer than {MAX_ELEMENTS:,}"
+            raise OpError("E0502", message)
+    return types
 
 
 def known_size(x: TensorType) -> int:

@@ -60,7 +60,9 @@ def choose(level: int, changes: str = "") -> tuple[str, ...]:
     E0902 for unknown ones."""
     if level not in LEVELS:
         known = ", ".join(map(str, LEVELS))
-        raise error("E0902", f"there is no optimisation level {level}", notes=[f"the levels: {known}"])
+        raise error("E0902", f"there is no optimisation level {level!r}", notes=[f"the levels: {known}"])
+    if not isinstance(changes, str):
+        raise error("E0902", f'`passes` is a text, as "-fold_batch_norm,+round_once", not {changes!r}')
     chosen = set(LEVELS[level])
     for change in filter(None, (part.strip() for part in changes.split(","))):
         name = find(change[1:] if change[0] in "+-" else change).name
