@@ -265,6 +265,6 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) 
 
 def _damaged(path: Path, reason: str) -> CnncError:
     help = "a program is what `cnnc compile` or `program.save` wrote, whole and unchanged"
-    if path.suffix.lower() in _NO_ARTIFACTS:
+    if path.suffix.lower() in (".onnx", ".py"):
         help = f"files of `{path.suffix}` are for other tools; cnnc runs what `cnnc compile -o {path.stem}.cnnp` writes"
     return error("E0406", f"`{path}` is not an intact artifact of cnnc: {reason}", help=help)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, SupportsIndex, TypeAlias
 
 from cnnc.diagnostics import CnncError, Diagnostic, Severity, error
 from cnnc.ir.bind import bind
@@ -45,6 +45,8 @@ def elaborate(
     from cnnc.frontend.model import choose
     from cnnc.frontend.model import elaborate as elaborate_in
 
+    if not isinstance(model, str | None):
+        raise error("E0902", f"`model` is a name, not of type {type(model).__name__}")
     module = open_module(path_or_text)
     return elaborate_in(module, choose(module, model), dict(args or {}))
 
@@ -56,18 +58,18 @@ def finish(
     """The graph of an elaborated model: pruned to the outputs asked for, default dims bound, others as `dims` says."""
     graph = model.graph
     if outputs is not None:
-        names = [] if isinstance(outputs, str) else list(outputs)
-        if not names:
+        names = list(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else []
+        if not names or not all(isinstance(name, str) for name in names):
             raise error("E0902", f"`outputs` is a list of names, not {outputs!r}")
         graph = graph.with_outputs({name: model.tap(name) for name in names})
     if dtype is not None and dtype not in list(DType):
         raise error("E0902", f"`{dtype}` is no element type", help="element types are f32, f16 and bf16")
-    return bind(graph, {**model.defaults, **_sizes(dims or {})}, DType(dtype) if dtype else None)
+    return bind(graph, {**model.defaults, **_sizes({} if dims is None else dims)}, DType(dtype) if dtype else None)
 
 
 def _sizes(dims: object) -> dict[str, int]:
     """Sizes by the names of dims; CnncError E0902 for anything else."""
-    if isinstance(dims, Mapping):
+    if isinstance(dims, Mapping) and all(isinstance(name, str) for name in dims):
         with suppress(TypeError):
             return {name: index(size) for name, size in dims.items()}
     raise error("E0902", f"`dims` has a whole number for each name, as {{'N': 8}}, not {dims!r}")
@@ -107,7 +109,8 @@ def check_file(
 ) -> Report:
     """Elaborate every model of a file, or one with arguments, at its default dims; measure the facts if asked to.
 
-    Never raises for what is wrong with the file: the report has it, each finding once.
+    Never raises for what is wrong with the file: the report has it, each finding once. Of a model that is named, only
+    its own `check` blocks are measured.
     """
     from cnnc.frontend.model import choose
     from cnnc.frontend.model import elaborate as elaborate_in
@@ -185,7 +188,7 @@ def _texts(target: str, options: Mapping[str, object]) -> dict[str, str]:
     """Options as a command line has them, where Python has numbers and truth values too; CnncError E0902 for others."""
     texts: dict[str, str] = {}
     for name, value in options.items():
-        if not isinstance(value, str | int | float):
+        if not isinstance(value, str | int | float | SupportsIndex):
             kind = type(value).__name__
             raise error("E0902", f"option `{name}` of target `{target}` is a text or a number, not of type {kind}")
         texts[name] = ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -301,7 +301,7 @@ def targets() -> dict[str, type[Target]]:
 def target(name: str) -> Target:
     """The target of that name; CnncError E0602 if none is installed under it."""
     known = installed()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = get_close_matches(str(name), known, n=1, cutoff=0.7)  # `gpu` is no misspelt `cpu`
         raise error(
             "E0602", f"there is no target `{name}`", notes=[f"installed targets: {', '.join(known)}"],

@@ -130,7 +130,7 @@ def test_epilogue_that_calls_functions() -> None:
     ids=str,
 )
 def test_the_next_weights_are_fetched_by_the_last_tile(shape: ConvShape, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them and no others: what would be fetched is marked."""
+    """All of them, and of the weights no others: what would be fetched is marked."""
     plan = choose(shape, AVX512)
     assert not plan.weights_once
     weights = np.zeros((*pack(np.zeros((shape.filters, shape.channels, 1, 1), np.float32), plan).shape,), np.float32)

@@ -198,6 +198,9 @@ def test_instance_norm_of_open_sizes_takes_maps_of_one_pixel() -> None:
             inputs = random_inputs(graph, N=2, H=height, W=width)
             assert_agree(graph, weights, inputs, program(**inputs))
         bias = weights.get(f"{graph.nodes[0].name}.bias", np.zeros(4))
+        line = cnnc.load(f"model M {{ input x: f32[N, 4, L] output y y = x -> {norm} }}")
+        place = TorchTarget().compile(line, random_weights(line))(**random_inputs(line, N=2, L=1))
+        assert place["y"].shape == (2, 4, 1)
         pixel = program(**random_inputs(graph, N=2, H=1, W=1))["y"]
         np.testing.assert_allclose(pixel, np.broadcast_to(bias[:, None, None], pixel.shape), atol=1e-4)
 

@@ -57,8 +57,8 @@ class CroppedConvTranspose2d(nn.ConvTranspose2d):
         return F.pad(super().forward(x, output_size), self.cut)
 
 
-class PixelInstanceNorm2d(nn.InstanceNorm2d):
-    """Instance norm of maps that may have one pixel, which PyTorch's module refuses: there the bias alone is left."""
+class PixelInstanceNorm(nn.InstanceNorm2d):
+    """Instance norm of maps of any rank that may have one place: PyTorch's refuses these, where the mean takes all."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)

@@ -181,11 +181,11 @@ def _instance_norm(node: Node) -> Written:
     op = node.op
     assert isinstance(op, InstanceNorm)
     sizes = node.type.shape[2:]
-    pixel = len(sizes) == 2 and all(size == 1 or not isinstance(size, int) for size in sizes)
+    pixel = all(size == 1 or not isinstance(size, int) for size in sizes)
     if not op.affine and not pixel:
         return Written(expr=f"F.instance_norm({{0}}, eps={text(op.eps)})")
     return module(
-        "PixelInstanceNorm2d" if pixel else f"nn.InstanceNorm{_spatial(node)}d",
+        "PixelInstanceNorm" if pixel else f"nn.InstanceNorm{_spatial(node)}d",
         num_features=channels(node),
         eps=Optional(op.eps, 1e-5),
         affine=Optional(op.affine, False),

@@ -31,6 +31,8 @@ _AHEAD, _FAR_AHEAD = 16, 48
 """How far ahead weights are fetched into the first cache, where all fit the second and where they come from beyond."""
 _L2 = 2**20
 """Bytes that second caches hold."""
+_NEAR = 0.6
+"""The share of a second cache that weights may take which are to stay in it."""
 _LINE = 16
 """Floats in a line of a cache."""
 _USUAL, _LONG = (7, 14, 28, 56, 112), (1024,)
@@ -40,7 +42,7 @@ _TILES_OF_A_ROW = 16
 _BLOCKS_AHEAD = 4
 """Blocks of channels between the inputs that are multiplied and those fetched."""
 _FEW_BLOCKS = 4
-"""Blocks of channels, times places of the window, in which memory does not come by the end of a tile."""
+"""Blocks of channels, times places of the window, that are multiplied before what is fetched from memory is there."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def cycles(shape: ConvShape, machine: Machine, plan: Plan) -> float:
 
 def _late(filters: int, machine: Machine) -> float:
     """Cycles that the first cache waits for a vector of a tile's filters, which have so many bytes."""
-    return machine.lanes / 16 * (1 if filters < 0.6 * machine.l2 else 6)
+    return machine.lanes / 16 * (1 if filters < _NEAR * machine.l2 else 6)
 
 
 def _parts(size: int, part: int) -> list[tuple[int, int]]:
@@ -264,7 +266,8 @@ class _Kernel:
 
     def write(self) -> None:
         plan, height = self.plan, self.height
-        if self.shape.known and self.ahead == _FAR_AHEAD and not plan.weights_once and 2 * self.panel < 0.6 * _L2:
+        far = self.ahead == _FAR_AHEAD and plan.depth > 1
+        if self.shape.known and far and not plan.weights_once and 2 * self.panel < _NEAR * _L2:
             self.visits = parts(self.shape.out[1], plan.columns) * parts(plan.chunk, plan.rows)
         passes, chunks = self.shape.groups * self.passes, parts(height, plan.chunk)
         with T.parallel(self.shape.batch * (chunks * passes)) as task:
@@ -355,10 +358,10 @@ class _Kernel:
 
     def fetch(self, n: Expr, start: Expr, i: Expr, j: Expr, block: Expr, rows: int, columns: int, blocks: int) -> None:
         """Have some of the tile's results, and of what the epilogue reads there, fetched, all by the last block; of the
-        next tile's where there are so few blocks that the last ones would come too late."""
+        next tile's where a row of tiles has so few terms that the last ones would come too late."""
         if len(self.out.shape) == 4 or self.near.result:
             return
-        first = columns if self.deep * prod(self.shape.kernel) <= _FEW_BLOCKS else 0
+        first = columns if rows == 1 and self.deep * prod(self.shape.kernel) <= _FEW_BLOCKS else 0
 
         def fetch(column: Expr) -> None:
             for u, b in product(range(rows), range(blocks)):
@@ -370,9 +373,10 @@ class _Kernel:
         by_turns(columns, self.deep, block, fetch)
 
     def fetch_weights(self, group: Expr, i: Expr, j: Expr, block: Expr) -> None:
-        """Have some of the next task's weights fetched into the second cache, all by the last tile of this task.
+        """Have some of the next task's weights fetched into the second cache, all by the last tile of a whole chunk.
 
-        Its first tile would wait for them: it needs them all, faster than memory gives them.
+        Its first tile would wait for them: it needs them all, faster than memory gives them. With the last weights what
+        lies after them is fetched, as a rule those of a later layer.
         """
         if self.visits == 1:
             return

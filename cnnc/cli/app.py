@@ -110,6 +110,8 @@ def _guarded(run: Callable[[], int | None], *, as_json: bool, debug: bool) -> in
         found = (Diagnostic("E0901", _io_message(e)),)
         status = found[0].exit_status
     except MemoryError as e:
+        if debug:
+            traceback.print_exc()
         found = (Diagnostic("E0502", f"there is not enough memory: {str(e) or 'none is left'}"),)
         status = found[0].exit_status
     except Exception as e:

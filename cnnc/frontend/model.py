@@ -86,15 +86,16 @@ def argument(expr: s.Expr, env: Env) -> object:
 
 def elaborate(module: Module, model: s.Model, args: Sequence[Given] | Mapping[str, object] = ()) -> Elaborated:
     """The graph of a model for these arguments. CnncError carries every independent error."""
-    if isinstance(args, Mapping):
-        args = tuple(Given(name, _argument(name, value), model.name.span) for name, value in args.items())
     with _bounded(model.name.span):
+        if isinstance(args, Mapping):
+            args = tuple(Given(name, _argument(name, value), model.name.span) for name, value in args.items())
         return _Root(module).elaborate(model, args)
 
 
 def _argument(name: str, value: object) -> object:
     """An argument of Python's as the language has it: numbers and arrays of NumPy, tuples and ranges too. E0902."""
-    value = getattr(value, "tolist", lambda: value)()
+    if hasattr(value, "dtype") and not isinstance(value, type):  # NumPy's, and PyTorch's
+        value = getattr(value, "tolist", lambda: value)()
     if isinstance(value, list | tuple | range):
         return [_argument(name, each) for each in value]
     if isinstance(value, (bool, int, float, str, *BLOCKS)):  # a block is what `parse_value` gives

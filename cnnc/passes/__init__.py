@@ -58,7 +58,7 @@ def find(name: str) -> Pass:
 def choose(level: int, changes: str = "") -> tuple[str, ...]:
     """The passes of a level with `changes`: names to add, with a `+` or none before them, and with a `-` to leave out.
     E0902 for unknown ones."""
-    if level not in LEVELS:
+    if not isinstance(level, int) or level not in LEVELS:
         known = ", ".join(map(str, LEVELS))
         raise error("E0902", f"there is no optimisation level {level!r}", notes=[f"the levels: {known}"])
     if not isinstance(changes, str):
