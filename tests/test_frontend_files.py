@@ -195,3 +195,15 @@ def test_what_is_no_path_and_no_text_is_refused() -> None:
     with pytest.raises(CnncError, match="not of type int") as refused:
         cnnc.load(5)  # type: ignore[arg-type]
     assert refused.value.diagnostics[0].code == "E0902"
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no files for open pipes")
+def test_a_model_can_come_from_a_pipe() -> None:
+    """As a shell's `cnnc check <(cat net.cnn)` gives it."""
+    read, write = os.pipe()
+    try:
+        os.write(write, b"model M { input x: f32[N, 3, 8, 8] output y y = x -> relu }")
+        os.close(write)
+        assert [node.op.name for node in cnnc.load(f"/dev/fd/{read}").nodes] == ["relu"]
+    finally:
+        os.close(read)

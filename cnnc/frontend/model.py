@@ -88,16 +88,16 @@ def elaborate(module: Module, model: s.Model, args: Sequence[Given] | Mapping[st
     """The graph of a model for these arguments. CnncError carries every independent error."""
     with _bounded(model.name.span):
         if isinstance(args, Mapping):
-            args = tuple(Given(name, _argument(name, value), model.name.span) for name, value in args.items())
+            args = tuple(Given(name, _of_python(name, value), model.name.span) for name, value in args.items())
         return _Root(module).elaborate(model, args)
 
 
-def _argument(name: str, value: object) -> object:
+def _of_python(name: str, value: object) -> object:
     """An argument of Python's as the language has it: numbers and arrays of NumPy, tuples and ranges too. E0902."""
     if hasattr(value, "dtype") and not isinstance(value, type):  # NumPy's, and PyTorch's
         value = getattr(value, "tolist", lambda: value)()
     if isinstance(value, list | tuple | range):
-        return [_argument(name, each) for each in value]
+        return [_of_python(name, each) for each in value]
     if isinstance(value, (bool, int, float, str, *BLOCKS)):  # a block is what `parse_value` gives
         return value
     message = f"`{name}` is a number, a word, a truth value or a list of them, not of type {type(value).__name__}"

@@ -68,7 +68,8 @@ class Project:
     def open(path: Path) -> tuple[Project, Module]:
         """The project whose top file is `path`. CnncError for anything wrong with it or its imports."""
         project = Project(Path(os.path.realpath(path.parent)))
-        module = project.file(Path(os.path.realpath(path)), str(path))
+        real = Path(os.path.realpath(path))
+        module = project.file(real if real.exists() else path, str(path))  # a pipe, /dev/fd/63, has no other name
         project.finish()
         return project, module
 
