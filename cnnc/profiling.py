@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from cnnc import driver
 from cnnc.ir.dim import evaluate
 from cnnc.ir.graph import Graph, Node
-from cnnc.target import as_array, target
+from cnnc.target import bind_dims, target
 
 if TYPE_CHECKING:
     from cnnc.diagnostics import Source
@@ -127,9 +127,7 @@ def profile(
     program = driver.compile(network.graph, TARGET, network.weights, optimise=0, cache=cache, **options)
     meter = cast(Measured, target(TARGET)).meter()
     steps = cast(Timed, program).timed(runs, meter.sample, **inputs)
-    dims: dict[str, int] = {}
-    for port in program.inputs:
-        as_array(inputs[port.name], port, dims)
+    dims = bind_dims(program.inputs, inputs)
     nodes = {node.name: node for node in network.graph.nodes}
     by_count = sorted(steps, key=lambda step: len(step.nodes))  # one may be copied by itself and computed with others
     within = {name: step.nodes[-1] for step in by_count for name in step.nodes}

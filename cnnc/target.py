@@ -8,7 +8,7 @@ the line of the model that used it, never a silent fallback.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, T
 
 from cnnc.diagnostics import CnncError, Diagnostic, Label, error
 from cnnc.ir.dim import Sym, evaluate, solve, substitute
-from cnnc.ir.graph import Graph
+from cnnc.ir.graph import Graph, Input
 from cnnc.ir.op import Op
 from cnnc.ir.types import DType, TensorType
 from cnnc.ops.fused import parts_of
@@ -114,6 +114,9 @@ class Program(ABC):
     artifact: tuple[Path, tuple[int, ...]] | None = None
     """A file that holds it, as it was when it was last known to (cnnc/artifact.py)."""
 
+    _fitting: tuple[tuple[tuple[int, ...], ...], Mapping[str, int]] | None = None
+    """The shapes of inputs that fitted last, and their dims: most runs have the shapes of the run before."""
+
     remade: Callable[[], Program] | None = None
     """Compiles it again, where it came from the compile cache: for what an artifact does not hold."""
 
@@ -121,7 +124,7 @@ class Program(ABC):
     """The file ending of the target's own format (`.onnx`, `.py`), where it has one: `save("x.onnx")` writes that."""
 
     @abstractmethod
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         """The outputs for checked inputs; `dims` has the value of each symbolic dim."""
 
     @abstractmethod
@@ -150,17 +153,26 @@ class Program(ABC):
 
         return save(self, Path(path))
 
-    def _checked(self, arrays: Mapping[str, object]) -> tuple[dict[str, Array], dict[str, int]]:
-        expected = {port.name: port for port in self.inputs}
+    def _checked(self, arrays: Mapping[str, object]) -> tuple[dict[str, Array], Mapping[str, int]]:
+        if arrays.keys() != {port.name for port in self.inputs}:
+            raise self._misnamed(arrays)
+        inputs = {port.name: as_array(arrays[port.name], port) for port in self.inputs}
+        shapes = tuple([array.shape for array in inputs.values()])
+        fitting = self._fitting
+        if fitting is None or fitting[0] != shapes:
+            self._fitting = fitting = shapes, self._dims(inputs)
+        return inputs, fitting[1]
+
+    def _misnamed(self, arrays: Mapping[str, object]) -> CnncError:
+        expected = [port.name for port in self.inputs]
         wrong = [f"`{name}` is missing" for name in expected if name not in arrays]
         wrong += [f"there is no input `{name}`" for name in arrays if name not in expected]
-        if wrong:
-            names = ", ".join(f"{port.name}: {port.type}" for port in self.inputs)
-            raise error("E0204", f"wrong inputs: {'; '.join(wrong)}", notes=[f"the inputs are {names}"])
-        dims: dict[str, int] = {}
-        inputs = {name: as_array(arrays[name], port, dims) for name, port in expected.items()}
-        for name, array in inputs.items():  # again, now that every symbol is bound: 16*h and h may come in any order
-            check_shape(array, expected[name], dims)
+        names = ", ".join(f"{port.name}: {port.type}" for port in self.inputs)
+        return error("E0204", f"wrong inputs: {'; '.join(wrong)}", notes=[f"the inputs are {names}"])
+
+    def _dims(self, inputs: Mapping[str, Array]) -> Mapping[str, int]:
+        """The dims of inputs that are large enough for the network."""
+        dims = bind_dims(self.inputs, inputs)
         for port in self.outputs:
             shape = [evaluate(dim, dims) for dim in port.type.shape]
             if any(size < 1 for size in shape):
@@ -171,15 +183,15 @@ class Program(ABC):
             if evaluate(size, dims) < 1:
                 message = f"the inputs are too small: inside the network {size} would be {evaluate(size, dims)}"
                 raise error("E0320", message, notes=[f"given: {', '.join(f'{k}={v}' for k, v in dims.items())}"])
-        return inputs, dims
+        return dims
 
 
-def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
-    """`value` as a contiguous array of the port's rank and element type; binds symbols of single dims into `dims`."""
+def as_array(value: object, port: Port | Input) -> Array:
+    """`value` as a contiguous array of the port's element type; CnncError E0204 or E0303 if it is none."""
     import numpy as np
 
     try:
-        foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+        foreign = not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__")
         array = np.from_dlpack(value) if foreign else np.asarray(value)  # type: ignore[arg-type]
     except (BufferError, RuntimeError, TypeError, ValueError) as e:  # on a GPU, say, or tracked by autograd
         raise error("E0204", f"input `{port.name}` cannot be read as an array: {e}") from None
@@ -189,29 +201,42 @@ def as_array(value: object, port: Port, dims: dict[str, int]) -> Array:
             "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",
             help=f"convert it: `{port.name}.astype({name})`",
         )  # fmt: skip
-    if array.ndim != port.type.rank:
-        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}")
-    for dim, size in zip(port.type.shape, array.shape, strict=True):
-        for name, bound in (solve(substitute(dim, dims), size) or {}).items():
-            if isinstance(bound, int):
-                dims.setdefault(name, bound)
     return np.ascontiguousarray(array)
 
 
-def check_shape(array: Array, port: Port, dims: Mapping[str, int]) -> None:
-    """CnncError E0320 unless the array has the port's shape for these dims, all at least 1."""
+def bind_dims(ports: Sequence[Port | Input], arrays: Mapping[str, Array]) -> Mapping[str, int]:
+    """The symbolic dims of inputs whose arrays, by name, have these shapes.
+
+    CnncError E0320 where an array has another rank or shape, and where a size is 0.
+    """
+    dims: dict[str, int] = {}
+    for port in ports:
+        shape = arrays[port.name].shape
+        if len(shape) != port.type.rank:
+            raise error("E0320", f"input `{port.name}` has shape {list(shape)}, the network takes {port.type}")
+        for dim, size in zip(port.type.shape, shape, strict=True):
+            for name, bound in (solve(substitute(dim, dims), size) or {}).items():
+                if isinstance(bound, int):
+                    dims.setdefault(name, bound)
+    for port in ports:  # now that every symbol is bound: 16*h and h may come in any order
+        _check_shape(arrays[port.name].shape, port, dims)
+    return dims
+
+
+def _check_shape(shape: tuple[int, ...], port: Port | Input, dims: Mapping[str, int]) -> None:
     try:
         expected = tuple(evaluate(dim, dims) for dim in port.type.shape)
     except KeyError:
         expected = ()
-    if 0 in array.shape:
-        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}: a dimension has a size of at least 1")
-    if array.shape != expected:
+    if 0 in shape:
+        raise error("E0320", f"input `{port.name}` has shape {list(shape)}: a dimension has a size of at least 1")
+    if shape != expected:
         known = {name: size for name, size in dims.items() if name in port.type.symbols}
         where = f" for {', '.join(f'{k}={v}' for k, v in known.items())}" if known else ""
-        raise error("E0320", f"input `{port.name}` has shape {list(array.shape)}, the network takes {port.type}{where}")
+        raise error("E0320", f"input `{port.name}` has shape {list(shape)}, the network takes {port.type}{where}")
 
 
+@cache
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     """NumPy's name for an element type; bf16 is ml_dtypes'."""
     import numpy as np

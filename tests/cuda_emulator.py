@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,12 +28,15 @@ import numpy as np
 from cnnc.diagnostics import CnncError
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
+from cnnc.target import numpy_dtype
 from cnnc_tvm import KERNEL_SOURCE
 from cnnc_tvm.cuda_device import Driver
 from cnnc_tvm.plan import Kernel, Step, part_names
 from cnnc_tvm.runtime import TvmProgram
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from cnnc.target import Array
 
 DIALECT, RUNTIME = (Path(__file__).with_name(f"cuda_emulator.{suffix}") for suffix in ("h", "cpp"))
@@ -131,24 +134,32 @@ class EmulatedDevice:
 
     def constant(self, array: Array) -> Memory:
         memory = self.memory(array.nbytes)
-        self.write(memory, array)
+        self._write(memory, array)
         return memory
 
-    def write(self, memory: Memory, array: Array) -> None:
+    def writer(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[Array], object]:
+        return partial(self._write, memory)
+
+    def reader(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[], Array]:
+        return partial(self._read, memory, shape, numpy_dtype(dtype))
+
+    def _write(self, memory: Memory, array: Array) -> None:
         part = memory.part(0, array.nbytes)
         part.bytes[...] = array.reshape(-1).view(np.uint8)
         if part.cells is not None:
             part.cells["written"] = BY_HOST
 
-    def read(self, memory: Memory, array: Array) -> None:
+    def _read(self, memory: Memory, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         for whole in self._memory:
             if not ((whole[:GUARD] == POISON).all() and (whole[-GUARD:] == POISON).all()):
                 raise KernelError("a kernel wrote out of bounds")
+        array = np.empty(shape, dtype)
         part = memory.part(0, array.nbytes)
         if part.cells is not None and not part.cells["written"].all():
             byte = 2 * int(part.cells["written"].argmin())
             raise KernelError(f"byte {byte} of a result was never written")
         array.reshape(-1).view(np.uint8)[...] = part.bytes
+        return array
 
     def call(self, step: Step, args: list[Memory], dims: Mapping[str, int]) -> Callable[[], object]:
         kernel = self._kernels[step.function]

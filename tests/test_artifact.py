@@ -46,7 +46,7 @@ class Echo(Program):
         super().__init__(target, PORTS, PORTS)
         self._files = dict(files)
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         return inputs
 
     def files(self) -> dict[str, bytes]:

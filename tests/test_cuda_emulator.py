@@ -12,6 +12,7 @@ import tvm
 from tvm import s_tir, te
 
 import cnnc
+from cnnc.ir.types import DType
 from cnnc_tvm import CudaTarget
 from cnnc_tvm.plan import Kernel, Step
 from cuda_emulator import EmulatedDevice, KernelError, emulated, in_any_order
@@ -184,13 +185,9 @@ def run(name: str, x: Array, checked: bool = True, seed: int = 0, dynamic_shared
 
 def launched(device: EmulatedDevice, name: str, *inputs: Array, result: int) -> Array:
     """What a kernel of the device makes of the inputs: so many f32."""
-    y = np.empty(result, np.float32)
-    args = [device.memory(array.nbytes) for array in (*inputs, y)]
-    for memory, array in zip(args, inputs, strict=False):
-        device.write(memory, array)
+    args = [*map(device.constant, inputs), device.memory(result * 4)]
     device.call(Step(name, (), tuple(range(len(args))), ()), args, {})()
-    device.read(args[-1], y)
-    return y
+    return device.reader(args[-1], (result,), DType.F32)()
 
 
 def numbers(*shape: int) -> Array:

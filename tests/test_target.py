@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Silent(Program):
     """Generates no source."""
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         return {}
 
     def files(self) -> dict[str, bytes]:
@@ -89,6 +89,23 @@ def test_inputs_that_leave_nothing_are_refused(target: str, size: int) -> None:
     with pytest.raises(CnncError, match="too small: output `y`") as caught:
         program(x=np.zeros((1, 3, size, 12), np.float32))
     assert [d.code for d in caught.value.diagnostics] == ["E0320"]
+
+
+@pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])
+def test_inputs_are_checked_whatever_fitted_before(target: str) -> None:
+    text = "model M { input a: f32[N, 2]  input b: f32[N, K]  output y  y = concat { a | b } }"
+    program = cnnc.compile(cnnc.load(text), target)
+
+    def run(*shapes: tuple[int, int]) -> tuple[int, ...]:
+        return program(**dict(zip("ab", (np.ones(shape, np.float32) for shape in shapes), strict=True)))["y"].shape
+
+    for _ in range(2):
+        assert run((3, 2), (3, 4)) == (3, 6)
+        assert run((3, 2), (3, 1)) == (3, 3)
+        assert run((1, 2), (1, 1)) == (1, 3)
+        for wrong in [((3, 2), (1, 1)), ((1, 2), (3, 1)), ((1, 3), (1, 1)), ((0, 2), (0, 1))]:
+            with pytest.raises(CnncError, match="E0320"):
+                run(*wrong)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "onnx", "cpu"])

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cnnc import memory, ops
-from cnnc.ir.dim import Sym, solve, substitute
+from cnnc.ir.dim import Sym
 from cnnc.ir.dim import evaluate as evaluate_dim
 from cnnc.ir.graph import Graph, Node, Value
 from cnnc.ir.types import DType, TensorType
 from cnnc.memory import Place
 from cnnc.ops.fused import unfused
-from cnnc.target import check_shape, numpy_dtype, ports
+from cnnc.target import bind_dims, numpy_dtype
 from cnnc_numpy.kernels import Array
 from cnnc_numpy.kernels.rounding import rounded
 from cnnc_numpy.rules import Call, rule
@@ -100,7 +100,7 @@ def evaluate(
     With `dtype=None` each node computes in its own type: in f32, and rounded where the graph says f16 or bf16.
     """
     graph = unfused(graph)
-    values = run(graph, steps(graph, share=False), weights, inputs, bind_dims(graph, inputs), dtype)
+    values = run(graph, steps(graph, share=False), weights, inputs, bind_dims(graph.inputs, inputs), dtype)
     return {name: values[x] for name, x in graph.outputs.items()}
 
 
@@ -109,20 +109,8 @@ def evaluate_nodes(
 ) -> dict[str, Array]:
     """As `evaluate`, but the values of all inputs and nodes, by their names."""
     graph = unfused(graph)
-    values = run(graph, steps(graph, share=False), weights, inputs, bind_dims(graph, inputs), dtype, keep=True)
+    values = run(graph, steps(graph, share=False), weights, inputs, bind_dims(graph.inputs, inputs), dtype, keep=True)
     return {x.name: value for x, value in values.items()}
-
-
-def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
-    """The symbolic dims that these inputs stand for; CnncError E0320 where they contradict each other."""
-    dims: dict[str, int] = {}
-    for x in graph.inputs:
-        for dim, size in zip(x.type.shape, inputs[x.name].shape, strict=True):
-            found = solve(substitute(dim, dims), size) or {}
-            dims.update({name: bound for name, bound in found.items() if isinstance(bound, int)})
-    for port in ports(graph)[0]:
-        check_shape(inputs[port.name], port, dims)
-    return dims
 
 
 def run(

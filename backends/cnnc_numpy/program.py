@@ -37,7 +37,7 @@ class NumpyProgram(Program):
         self.graph, self.weights = graph, {name: weights[name] for name in graph.params}
         self._steps = steps(graph)
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         values = run(self.graph, self._steps, self.weights, inputs, dims)
         return {name: np.array(values[x]) for name, x in self.graph.outputs.items()}  # copies: one may be an input
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ class OnnxProgram(Program):
             reason = str(e).partition("\n")[0]
             raise error("E0470", f"`{MEMBER}` is not an ONNX model that cnnc wrote: {reason}") from e
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         """Reads and writes the arrays in place, which also serves bf16: ONNX Runtime knows no NumPy arrays of it."""
         binding = self._session.io_binding()
         results = {}

@@ -50,7 +50,7 @@ class TorchProgram(Program):
         module.load_state_dict(state, assign=True)
         return module
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
             result = self._module(*(tensor(inputs[port.name]) for port in self.inputs))
         outputs = result if isinstance(result, dict) else {self.outputs[0].name: result}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.types import DType
 from cnnc.memory import ALIGNMENT
+from cnnc.target import numpy_dtype
 from cnnc_tvm.ffi import import_runtime
 from cnnc_tvm.plan import Step
 
@@ -56,14 +59,14 @@ class CpuDevice:
         if own.ctypes.data % ALIGNMENT == 0:
             return own
         memory = self.memory(array.nbytes)
-        self.write(memory, array)
+        memory[...] = own
         return memory
 
-    def write(self, memory: Array, array: Array) -> None:
-        memory[: array.nbytes] = array.reshape(-1).view(np.uint8)
+    def writer(self, memory: Array, shape: tuple[int, ...], dtype: DType) -> Callable[[Array], object]:
+        return partial(_array(memory, shape, dtype).__setitem__, ...)
 
-    def read(self, memory: Array, array: Array) -> None:
-        array.reshape(-1).view(np.uint8)[...] = memory[: array.nbytes]
+    def reader(self, memory: Array, shape: tuple[int, ...], dtype: DType) -> Callable[[], Array]:
+        return _array(memory, shape, dtype).copy
 
     def call(self, step: Step, args: list[Any], dims: Mapping[str, int]) -> Callable[[], object]:
         function = self._library.get_function(step.function)
@@ -76,6 +79,12 @@ class CpuDevice:
                 raise _failed(step, e) from e
 
         return run
+
+
+def _array(memory: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    """The memory as an array."""
+    kind = numpy_dtype(dtype)
+    return memory[: math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
 
 def _failed(step: Step, e: Exception) -> CnncError:

@@ -7,14 +7,20 @@ import weakref
 from collections.abc import Callable, Mapping
 from ctypes import byref, c_int, c_size_t, c_uint, c_void_p
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cnnc.diagnostics import CnncError, error
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
+from cnnc.target import numpy_dtype
 from cnnc_tvm.plan import Kernel, Step
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from cnnc.target import Array
 
 DRIVER = "libcuda.so.1"
@@ -90,15 +96,23 @@ class CudaDevice:
 
     def constant(self, array: Array) -> Memory:
         memory = self.memory(array.nbytes)
-        self.write(memory, array)
+        self._write(memory, array)
         return memory
 
-    def write(self, memory: Memory, array: Array) -> None:
+    def writer(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[Array], object]:
+        return partial(self._write, memory)
+
+    def reader(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[], Array]:
+        return partial(self._read, memory, shape, numpy_dtype(dtype))
+
+    def _write(self, memory: Memory, array: Array) -> None:
         self._driver.enter()
         self._driver("cuMemcpyHtoD_v2", memory.address, c_void_p(array.ctypes.data), c_size_t(array.nbytes))
 
-    def read(self, memory: Memory, array: Array) -> None:
+    def _read(self, memory: Memory, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        array = np.empty(shape, dtype)
         self._driver("cuMemcpyDtoH_v2", c_void_p(array.ctypes.data), memory.address, c_size_t(array.nbytes))
+        return array
 
     def call(self, step: Step, args: list[Memory], dims: Mapping[str, int]) -> Callable[[], object]:
         kernel = self._kernels[step.function]

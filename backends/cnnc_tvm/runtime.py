@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
-from cnnc.target import Port, Program, numpy_dtype
+from cnnc.target import Port, Program
 from cnnc_tvm import PLAN, WEIGHTS
-from cnnc_tvm.plan import Plan, Step, Tensor
+from cnnc_tvm.plan import Plan, Step
 from cnnc_tvm.stored import dump
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ class Device(Protocol):
     def constant(self, array: Array) -> Memory:
         """A contiguous array as memory that steps only read: its own, where they can."""
 
-    def write(self, memory: Memory, array: Array) -> None:
-        """Copy a contiguous array into memory."""
+    def writer(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[Array], object]:
+        """What copies a contiguous array of this shape into memory."""
+        ...
 
-    def read(self, memory: Memory, array: Array) -> None:
-        """Fill a contiguous array from memory, when all steps before are done."""
+    def reader(self, memory: Memory, shape: tuple[int, ...], dtype: DType) -> Callable[[], Array]:
+        """What copies memory into a new array, when all steps before are done."""
+        ...
 
     def call(self, step: Step, args: list[View], dims: Mapping[str, int]) -> Callable[[], object]:
         """The step as a function of nothing, to be called at each run."""
@@ -57,12 +59,12 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class _Frame:
-    """What runs with the same symbolic dims have in common: memory, and the steps bound to it."""
+    """What runs with the same symbolic dims have in common: the inputs, steps and outputs, bound to their memory."""
 
     dims: Mapping[str, int]
-    memory: Mapping[int, Memory]
-    """Of the inputs and outputs, by position."""
+    inputs: Mapping[str, Callable[[Array], object]]
     calls: list[Callable[[], object]]
+    outputs: Mapping[str, Callable[[], Array]]
 
 
 class TvmProgram(Program):
@@ -78,19 +80,12 @@ class TvmProgram(Program):
         self._frame: _Frame | None = None
         self._lock = Lock()
 
-    def run(self, inputs: dict[str, Array], dims: dict[str, int]) -> dict[str, Array]:
-        import numpy as np
-
+    def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         with self._lock:  # the scratch memory is one
             frame = self._filled(inputs, dims)
             for call in frame.calls:
                 call()
-            outputs = {}
-            for port in self.outputs:
-                shape = tuple(evaluate(dim, dims) for dim in port.type.shape)
-                outputs[port.name] = np.empty(shape, numpy_dtype(port.type.dtype))
-                self._device.read(frame.memory[self.plan.outputs[port.name]], outputs[port.name])
-            return outputs
+            return {name: read() for name, read in frame.outputs.items()}
 
     def timed(self, runs: int, between: Callable[[], object], /, **arrays: object) -> list[StepTimes]:
         """The times of each step in `runs` runs on these inputs, after one that warms up; before each, `between` is
@@ -122,8 +117,8 @@ class TvmProgram(Program):
     def _filled(self, inputs: Mapping[str, Array], dims: Mapping[str, int]) -> _Frame:
         """The frame for these dims with the inputs in its memory, where steps may write over them."""
         frame = self._frame_for(dims)
-        for name, array in inputs.items():
-            self._device.write(frame.memory[self.plan.inputs[name]], array)
+        for name, write in frame.inputs.items():
+            write(inputs[name])
         return frame
 
     def _bytes(self, step: Step, dims: Mapping[str, int]) -> int:
@@ -153,15 +148,15 @@ class TvmProgram(Program):
             for start, size in zip(arena.offsets, plan.block_bytes(dims), strict=True)
         ]
 
-        def memory(x: Tensor) -> Memory:
-            return self._weights[x.memory] if isinstance(x.memory, str) else blocks[x.memory]
-
-        def view(x: Tensor) -> View:
-            return self._device.view(memory(x), tuple(evaluate(dim, dims) for dim in x.shape), x.type.dtype)
+        def place(position: int) -> tuple[Memory, tuple[int, ...], DType]:
+            x = plan.tensors[position]
+            memory = self._weights[x.memory] if isinstance(x.memory, str) else blocks[x.memory]
+            return memory, tuple(evaluate(dim, dims) for dim in x.shape), x.type.dtype
 
         calls = []
         for step in plan.steps:
-            args = [view(plan.tensors[i]) for i in step.args]
+            args = [self._device.view(*place(i)) for i in step.args]
             calls.append(self._device.call(step, args, plan.values(step, dims)))
-        ports = {i: memory(plan.tensors[i]) for i in (*plan.inputs.values(), *plan.outputs.values())}
-        return _Frame(dims, ports, calls)
+        inputs = {name: self._device.writer(*place(i)) for name, i in plan.inputs.items()}
+        outputs = {port.name: self._device.reader(*place(plan.outputs[port.name])) for port in self.outputs}
+        return _Frame(dims, inputs, calls, outputs)

@@ -11,7 +11,7 @@ import numpy as np
 from cnnc.diagnostics import error
 from cnnc.ir.dim import evaluate
 from cnnc.ir.types import DType
-from cnnc.target import as_array, numpy_dtype, ports
+from cnnc.target import bind_dims, numpy_dtype
 from cnnc.verification.case import Case, reference
 from cnnc.verification.network_bound import largest, network_bounds
 
@@ -67,7 +67,7 @@ class Expected:
         self._case = case
         self._derived: dict[bool, dict[str, float]] = {}
         self.values = reference(case) if values is None else values
-        dims = _dims(case)
+        dims = bind_dims(case.graph.inputs, case.inputs)
         types = [*(x.type for x in case.graph.inputs), *(x.type for x in case.graph.nodes)]
         self._low = any(type.dtype is not DType.F32 for type in types)
         can = values is None and not self._low and sum(type.size_at(dims) for type in types) <= DERIVED_IN
@@ -124,14 +124,6 @@ class Expected:
         error = float(delta.max(initial=0))
         mismatch = "is wrong" if error > bound else ""
         return Agreement(name, error / scale, bound / scale, mismatch, _place(delta, expected, wide))
-
-
-def _dims(case: Case) -> dict[str, int]:
-    """The symbols of the graph for the inputs of the case."""
-    dims: dict[str, int] = {}
-    for port in ports(case.graph)[0]:
-        as_array(case.inputs[port.name], port, dims)
-    return dims
 
 
 def _place(where: Array, expected: Array, got: Array) -> Place | None:
