@@ -394,6 +394,8 @@ def test_how_to_mend_a_residual_addition(branch: str, help: str | None) -> None:
         ("relu(x)", "`x -> relu`"),
         ("conv(x, 16, k=3)", "`x -> conv(16, k=3)`"),
         ("concat(x, x, axis=1)", "`concat(axis=1) { x | x }`"),
+        ("concat([x, x])", "`concat { a | b }`"),
+        ("x -> relu -> add(x)", "`add { id | x }`"),
     ],
 )
 def test_tensors_are_no_arguments_of_ops(call: str, help: str) -> None:

@@ -10,7 +10,7 @@ from cnnc.diagnostics import Diagnostic, Help, Label, Span
 from cnnc.frontend.scope import Given, describe
 from cnnc.ir.attrs import AttrError, Kind
 from cnnc.ir.graph import Input, Node
-from cnnc.ir.op import Op, attributes
+from cnnc.ir.op import Op, attributes, operands_of
 
 _ELSEWHERE = {
     "avgpooling": "avgpool", "averagepool": "avgpool", "averagepooling": "avgpool", "maxpooling": "maxpool",
@@ -69,8 +69,8 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
     """The op called with these arguments. CallError as `match`, and E0207 for values an attribute does not take."""
     fields = attributes(cls)
     names = {field.metadata["name"]: field.name for field in fields}
-    if any(isinstance(arg.value, Input | Node) for arg in args):
-        raise CallError(_as_arguments(cls.name, args))
+    if any(map(_has_tensors, args)):
+        raise CallError(_as_arguments(cls, args))
     if fields and fields[0].metadata["variadic"]:
         found = _match_variadic(cls, args, span)
     else:
@@ -93,15 +93,28 @@ def make_op(cls: type[Op], args: Sequence[Given], span: Span) -> Op:
         raise CallError(Diagnostic("E0207", str(e), (Label(span, primary=True),))) from None
 
 
-def _as_arguments(callee: str, args: Sequence[Given]) -> Diagnostic:
+def _has_tensors(arg: Given) -> bool:
+    """Whether an argument is a tensor, or a list of some."""
+    return isinstance(arg.value, Input | Node) or (
+        isinstance(arg.value, list) and any(isinstance(x, Input | Node) for x in arg.value)
+    )
+
+
+def _as_arguments(cls: type[Op], args: Sequence[Given]) -> Diagnostic:
     """E0207 for tensors among the arguments of an op."""
-    tensors = [arg.span for arg in args if isinstance(arg.value, Input | Node)]
-    others = ", ".join(arg.span.text for arg in args if arg.span not in tensors)
-    call = f"{callee}({others})" if others else callee
-    operands = " | ".join(span.text for span in tensors)
-    help = f"`{call} {{ {operands} }}`" if len(tensors) > 1 else f"`{operands} -> {call}`"
-    labels = (Label(tensors[0], primary=True), *map(Label, tensors[1:]))
-    return Diagnostic("E0207", f"a tensor is no argument of `{callee}` but flows into it", labels, help=Help(help))
+    tensors = [arg for arg in args if _has_tensors(arg)]
+    others = ", ".join(arg.span.text for arg in args if arg not in tensors)
+    call = f"{cls.name}({others})" if others else cls.name
+    operands = [arg.span.text for arg in tensors]
+    if any(isinstance(arg.value, list) for arg in tensors):
+        help = f"`{call} {{ a | b }}`"
+    elif len(operands) == 1 and operands_of(cls).most != 1:
+        help = f"`{call} {{ id | {operands[0]} }}`"
+    else:
+        help = f"`{call} {{ {' | '.join(operands)} }}`" if len(operands) > 1 else f"`{operands[0]} -> {call}`"
+    first, *rest = (arg.span for arg in tensors)
+    labels = (Label(first, primary=True), *map(Label, rest))
+    return Diagnostic("E0207", f"a tensor is no argument of `{cls.name}` but flows into it", labels, help=Help(help))
 
 
 def suggest(name: str, names: Sequence[str]) -> str | None:
