@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import zipfile
 from contextlib import suppress
 from functools import partial
@@ -48,7 +49,10 @@ _LOCAL_HEADER: Final = 30
 """Bytes of the header before a member of a zip archive, of which the last four say how long what follows it is."""
 _PADDING: Final = 0xD935
 """The extra field that aligns, as Android's zipalign numbers it."""
-_NO_ARTIFACTS: Final = frozenset({".cnn", ".cu", ".npy", ".npz", ".onnx", ".pt", ".pth", ".py", ".safetensors"})
+_NO_ARTIFACTS: Final = frozenset({
+    ".a", ".c", ".cnn", ".cpp", ".cu", ".cubin", ".dll", ".dylib", ".exe", ".h", ".json", ".npy", ".npz", ".o", ".onnx",
+    ".png", ".pt", ".pth", ".ptx", ".py", ".safetensors", ".so", ".txt",
+})  # fmt: skip
 """Endings that say that a file is something else: `-o net.cnn` would put an artifact in the place of the model."""
 
 
@@ -58,6 +62,7 @@ def save(program: Program, path: Path) -> Path:
     CnncError E0901 where the system does not let it, E0902 where the name promises another kind of file.
     """
     if program.suffix and path.suffix.lower() == program.suffix:
+        _check_module(path)
         try:
             program.export(path)
         except OSError as e:
@@ -72,6 +77,12 @@ def save(program: Program, path: Path) -> Path:
                 _write(program, temporary)
         program.artifact = (path, _identity(path))
     return path
+
+
+def _check_module(path: Path) -> None:
+    """CnncError E0902 for Python under the name of what it may import: `numpy.py` would import itself."""
+    if path.suffix == ".py" and path.stem in {"numpy", "torch", *sys.stdlib_module_names}:
+        raise error("E0902", f"`{path.name}` would hide the module `{path.stem}`", help="name it otherwise")
 
 
 GRAPH: Final = "graph.json"

@@ -69,7 +69,7 @@ def finish(
 
 def _sizes(dims: object) -> dict[str, int]:
     """Sizes by the names of dims; CnncError E0902 for anything else."""
-    if isinstance(dims, Mapping) and all(isinstance(name, str) for name in dims):
+    if isinstance(dims, Mapping) and all(isinstance(k, str) and not isinstance(v, bool) for k, v in dims.items()):
         with suppress(TypeError):
             return {name: index(size) for name, size in dims.items()}
     raise error("E0902", f"`dims` has a whole number for each name, as {{'N': 8}}, not {dims!r}")

@@ -134,6 +134,8 @@ def test_a_wrong_target_is_told_before_the_model_is_read(cli: Cli) -> None:
         (["-t", "numpy", "-o", "."], 74, "E0901"),
         (["-t", "numpy", "-o", "net.onnx"], 2, "E0902"),
         (["-t", "numpy", "-o", "net.cnn"], 2, "E0902"),
+        (["-t", "cpu", "-o", "net.so"], 2, "E0902"),
+        (["-t", "numpy", "-o", "numpy.py"], 2, "E0902"),
         (["-t", "numpy", "--seed", "1", "--weights", "w.npz"], 2, "E0902"),
         (["-t", "numpy", "--weights", "none.npz"], 74, "E0901"),
         (["-t", "numpy", "--weights", "red.png"], 5, "E0404"),

@@ -34,6 +34,7 @@ def test_arguments_are_numbers_and_lists_of_any_kind(widths: object) -> None:
         (lambda: cnnc.load(TEXT, c=None), "E0902", "`c` is a number, a word, a truth value or a list of them"),
         (lambda: cnnc.load(TEXT, widths=[{}]), "E0902", "not of type dict"),
         (lambda: cnnc.load(TEXT, dims={"H": "8"}), "E0902", "`dims` has a whole number for each name"),
+        (lambda: cnnc.load(TEXT, dims={"H": True}), "E0902", "`dims` has a whole number for each name"),
         (lambda: cnnc.load(TEXT, dims={"H": 8.5}), "E0902", "`dims` has a whole number for each name"),
         (lambda: cnnc.load(TEXT, dims=["H"]), "E0902", "`dims` has a whole number for each name"),
         (lambda: cnnc.load(TEXT, outputs=[]), "E0902", "`outputs` is a list of names"),
