@@ -54,7 +54,7 @@ def case(shape: Any, machine: Any, winograd: Any) -> Case:
     """The kernel that computes the shape directly, or by this plan of Winograd's convolution."""
     from tvm import tirx
 
-    from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd
+    from cnnc_tvm import conv_depthwise, conv_direct, conv_direct_plan, conv_winograd
 
     lanes, flops = machine.lanes, 2 * shape.filters * prod(shape.out) * prod(shape.kernel)
     weight = np.zeros((shape.filters, shape.channels // shape.groups, *shape.kernel), np.float32)
@@ -74,7 +74,7 @@ def case(shape: Any, machine: Any, winograd: Any) -> Case:
         packed = conv_winograd.pack(weight, winograd).shape
         return blocked, packed, write(conv_winograd, winograd), flops * shape.channels
     plain = shape.channels < lanes // 2
-    plan = conv_direct.choose(shape, machine, plain=plain)
+    plan = conv_direct_plan.choose(shape, machine, plain=plain)
     x = (shape.batch, shape.channels, *shape.image) if plain else blocked
     return x, conv_direct.pack(weight, plan).shape, write(conv_direct, plan), flops * shape.channels
 

@@ -13,7 +13,8 @@ from tvm.script.ir_builder import tirx as T
 from cnnc import ops
 from cnnc.ir.types import TensorType
 from cnnc.verification.case import Case, reference
-from cnnc_tvm.conv_direct import Plan, choose, pack, write
+from cnnc_tvm.conv_direct import pack, write
+from cnnc_tvm.conv_direct_plan import Plan, choose
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.scalar import exp
 from conv_kernels import blocked, execute, filled, run

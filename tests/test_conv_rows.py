@@ -19,7 +19,7 @@ from tvm import sym, te, tirx
 
 import cnnc
 from cnnc.profiling import profile
-from cnnc_tvm import conv_depthwise, conv_direct
+from cnnc_tvm import conv_depthwise, conv_direct, conv_direct_plan
 from cnnc_tvm.conv_rows import Plan, choose, newly_reached, plan, takes, write
 from cnnc_tvm.conv_shape import AMX, DOT, ConvShape, Machine
 from cnnc_tvm.lower import lower
@@ -70,7 +70,7 @@ def check(shapes: Sequence[ConvShape], plan: Plan, batch: int) -> None:
     weights = [rng.standard_normal(size, np.float32) for size in sizes]
     biases = [filled(rng.standard_normal(s.filters, np.float32), lanes) for s in shapes]
     packed = [
-        conv_direct.pack(w, stage) if isinstance(stage, conv_direct.Plan) else conv_depthwise.pack(w, stage)
+        conv_direct.pack(w, stage) if isinstance(stage, conv_direct_plan.Plan) else conv_depthwise.pack(w, stage)
         for w, stage in zip(weights, plan.stages, strict=True)
     ]
     count = len(shapes)
@@ -87,7 +87,7 @@ def check(shapes: Sequence[ConvShape], plan: Plan, batch: int) -> None:
 
 
 def _alone(shape: ConvShape, stage: Any, x: Any, w: Any, bias: Any, out: Any) -> None:
-    kernel: Any = conv_direct if isinstance(stage, conv_direct.Plan) else conv_depthwise
+    kernel: Any = conv_direct if isinstance(stage, conv_direct_plan.Plan) else conv_depthwise
     kernel.write(shape, stage, relu(bias, stage.lanes), x, w, out)
 
 

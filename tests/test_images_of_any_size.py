@@ -9,7 +9,7 @@ import pytest
 from tvm import te
 
 import cnnc
-from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd_plan, kernels_cpu
+from cnnc_tvm import conv_depthwise, conv_direct_plan, conv_winograd_plan, kernels_cpu
 from cnnc_tvm.builder import untuned
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from guarded_memory import guarded
@@ -104,9 +104,9 @@ def test_small_images_have_too_few_tiles_for_winograd() -> None:
 
 
 def test_the_kernels() -> None:
-    assert plans(64) == plans(512) == [conv_direct.Plan, conv_winograd_plan.Plan]
-    assert plans(64, machine=Machine(lanes=16, registers=32, winograd=False)) == [conv_direct.Plan]
-    assert plans(64, kernel=1) == plans(64, kernel=5) == plans(64, groups=4) == [conv_direct.Plan]
+    assert plans(64) == plans(512) == [conv_direct_plan.Plan, conv_winograd_plan.Plan]
+    assert plans(64, machine=Machine(lanes=16, registers=32, winograd=False)) == [conv_direct_plan.Plan]
+    assert plans(64, kernel=1) == plans(64, kernel=5) == plans(64, groups=4) == [conv_direct_plan.Plan]
     assert plans(64, groups=64) == [conv_depthwise.Plan]
     assert plans(72, groups=3) == []
 
@@ -114,4 +114,4 @@ def test_the_kernels() -> None:
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_known_width_is_made_use_of(kernel: int) -> None:
     shape = ConvShape(1, 64, 64, (te.var("h", "int32"), 28), (kernel, kernel), pads=(kernel // 2,) * 4)
-    assert conv_direct.choose_for_any(shape, SERVER).columns == 14
+    assert conv_direct_plan.choose_for_any(shape, SERVER).columns == 14

@@ -9,7 +9,7 @@ import pytest
 from tvm import te
 
 import cnnc
-from cnnc_tvm import conv_direct, conv_winograd_plan, kernels_cpu
+from cnnc_tvm import conv_direct_plan, conv_winograd_plan, kernels_cpu
 from cnnc_tvm.builder import untuned
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from numerics import assert_agree, assert_node_agrees, random_inputs, random_weights
@@ -25,7 +25,7 @@ def plans(channels: int, size: int, batch: Any, kernel: int = 3) -> list[kernels
 
 def test_a_batch_of_any_size_has_a_kernel_for_few_images_and_one_for_many() -> None:
     few, many = plans(512, 7, te.var("n", "int32"))
-    assert isinstance(few, conv_direct.Plan)
+    assert isinstance(few, conv_direct_plan.Plan)
     assert isinstance(many, conv_winograd_plan.Plan)
     assert [few] == plans(512, 7, kernels_cpu.FEW)
     assert [many] == plans(512, 7, kernels_cpu.MANY)
@@ -39,7 +39,7 @@ def test_one_kernel_is_enough_where_it_is_good_for_both(channels: int, size: int
 def test_what_was_tuned_goes_before_what_is_expected() -> None:
     shape = ConvShape(te.var("n", "int32"), 64, 64, (56, 56), (1, 1))
     (own,) = kernels_cpu.best_plans(shape, SERVER, untuned, plain=False)
-    assert isinstance(own, conv_direct.Plan)
+    assert isinstance(own, conv_direct_plan.Plan)
     other = replace(own, weights_once=not own.weights_once)
     assert kernels_cpu.best_plans(shape, SERVER, lambda shape, plain: other, plain=False) == [other]
 

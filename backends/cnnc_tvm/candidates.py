@@ -12,7 +12,7 @@ from cnnc.cache import code
 from cnnc.ir.types import DType
 from cnnc.tuned import About, Store
 from cnnc.tuned import Plan as Data
-from cnnc_tvm import conv_depthwise, conv_direct, conv_winograd_plan, toolchain
+from cnnc_tvm import conv_depthwise, conv_direct_plan, conv_winograd_plan, toolchain
 from cnnc_tvm.conv_shape import ConvShape, Machine
 from cnnc_tvm.ffi import threads
 from cnnc_tvm.kernels_cpu import Plan, choose
@@ -20,11 +20,11 @@ from cnnc_tvm.kernels_cpu import Plan, choose
 _SIMILAR: Final = 0.05
 """What each plan with the same tile that was listed before adds to the cycles that a plan is ranked by."""
 _GENERATORS: Final = (
-    "conv_direct", "conv_depthwise", "conv_shape", "conv_winograd", "conv_winograd_plan", "conv_tiles", "prefetch",
-    "tensor", "build_cpu",
+    "conv_direct", "conv_direct_plan", "conv_depthwise", "conv_shape", "conv_winograd", "conv_winograd_plan",
+    "conv_tiles", "prefetch", "tensor", "build_cpu",
 )  # fmt: skip
 _KINDS: Final = {
-    conv_direct.Plan: "direct", conv_winograd_plan.Plan: "winograd", conv_depthwise.Plan: "depthwise",
+    conv_direct_plan.Plan: "direct", conv_winograd_plan.Plan: "winograd", conv_depthwise.Plan: "depthwise",
 }  # fmt: skip
 _TILE: Final = ("m", "rows", "columns", "blocks", "image", "phases")
 """What the loops inside depend on."""
@@ -67,10 +67,10 @@ def _ranked(shape: ConvShape, machine: Machine, plain: bool, own: Plan) -> list[
             for p in conv_depthwise.plans(shape, machine)
         ]
     else:
-        direct = conv_direct.plans(shape, machine, plain=plain)
+        direct = conv_direct_plan.plans(shape, machine, plain=plain)
         winograd = conv_winograd_plan.plans(shape, machine) if machine.winograd and not plain else ()
         found = [
-            *((conv_direct.cycles(shape, machine, p), p) for p in direct),
+            *((conv_direct_plan.cycles(shape, machine, p), p) for p in direct),
             *((conv_winograd_plan.cycles(shape, machine, p), p) for p in winograd),
         ]
     return sorted(found, key=lambda each: each[0])

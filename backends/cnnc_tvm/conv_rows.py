@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from cnnc_tvm import conv_depthwise, conv_direct
+from cnnc_tvm import conv_depthwise, conv_direct, conv_direct_plan
 from cnnc_tvm.conv_shape import ConvShape, Finish, Machine, as_they_are
 from cnnc_tvm.tensor import Expr
 
@@ -33,7 +33,7 @@ _TWICE = 1.2
 _ANY = 3
 """The batch that one of any size is taken for: what it decides is within some percent of the best at 1 and at 8."""
 
-Stage: TypeAlias = conv_direct.Plan | conv_depthwise.Plan
+Stage: TypeAlias = conv_direct_plan.Plan | conv_depthwise.Plan
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def plan(shapes: Sequence[ConvShape], machine: Machine) -> Plan:
         return int(-(-tasks // machine.cores) * _reached(shapes, chunk))
 
     stages = tuple(
-        conv_direct.choose_row(shape, machine) if shape.groups == 1 else conv_depthwise.choose(shape, machine)
+        conv_direct_plan.choose_row(shape, machine) if shape.groups == 1 else conv_depthwise.choose(shape, machine)
         for shape in shapes
     )
     return Plan(stages, min(sorted({-(-height // n) for n in range(1, height + 1)}, reverse=True), key=rows))
@@ -167,7 +167,7 @@ class _Kernel:
 
     def store(self, s: int, i: Expr, finish: Finish, out: Any, n: Expr, placed: Any) -> None:
         shape, stage, image, w = self.shapes[s], self.plan.stages[s], self.images[s], self.weights[s]
-        if isinstance(stage, conv_direct.Plan):
+        if isinstance(stage, conv_direct_plan.Plan):
             near = conv_direct.Near(image=s > 0, result=s < len(self.rings))
             conv_direct.write_row(shape, stage, finish, image, w, out, n, i, placed, near)
         else:

@@ -12,7 +12,15 @@ from tvm.script.ir_builder import tirx as T
 
 from cnnc import ops
 from cnnc.ir.types import DType, TensorType
-from cnnc_tvm import conv_bf16, conv_depthwise, conv_direct, conv_rows, conv_winograd, conv_winograd_plan
+from cnnc_tvm import (
+    conv_bf16,
+    conv_depthwise,
+    conv_direct,
+    conv_direct_plan,
+    conv_rows,
+    conv_winograd,
+    conv_winograd_plan,
+)
 from cnnc_tvm.builder import Builder, Tuned, untuned
 from cnnc_tvm.conv_shape import AMX, ConvShape, Machine, as_they_are
 from cnnc_tvm.conv_transposed import Phase, phases
@@ -21,7 +29,7 @@ from cnnc_tvm.tensor import KERNEL, Expr, Kernel, Rows, Tensor
 if TYPE_CHECKING:
     from cnnc.target import Array
 
-Plan: TypeAlias = conv_direct.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan | conv_bf16.Plan
+Plan: TypeAlias = conv_direct_plan.Plan | conv_winograd_plan.Plan | conv_depthwise.Plan | conv_bf16.Plan
 """The sizes a kernel is generated with; its class says by which generator."""
 
 FEW, MANY = 1, 8
@@ -117,7 +125,7 @@ class _Part:
             return conv_bf16.pack(weight)
         weight = weight.astype(np.float32, copy=False)
         match plan:
-            case conv_direct.Plan():
+            case conv_direct_plan.Plan():
                 return conv_direct.pack(weight, plan, self.shape.groups)
             case conv_winograd_plan.Plan():
                 return conv_winograd.pack(weight, plan)
@@ -126,7 +134,7 @@ class _Part:
 
     def write(self, plan: Plan, w: Any, finish: Any, x: Any, y: Any) -> None:
         match plan:
-            case conv_direct.Plan():
+            case conv_direct_plan.Plan():
                 placed = self.phase.place if self.phase and self.sparse else as_they_are
                 conv_direct.write(self.shape, plan, finish, x, w, y, placed)
             case conv_winograd_plan.Plan():
@@ -220,8 +228,8 @@ def _shared(shapes: list[ConvShape], plans: list[Plan], machine: Machine, plain:
     if few == many or isinstance(few, conv_depthwise.Plan):  # which makes enough tasks of a single image
         return few
     model: Any
-    if isinstance(few, conv_direct.Plan) and isinstance(many, conv_direct.Plan):
-        model, others = conv_direct, list[Plan](conv_direct.plans(shapes[1], machine, plain=plain))
+    if isinstance(few, conv_direct_plan.Plan) and isinstance(many, conv_direct_plan.Plan):
+        model, others = conv_direct_plan, list[Plan](conv_direct_plan.plans(shapes[1], machine, plain=plain))
     elif isinstance(few, conv_winograd_plan.Plan) and isinstance(many, conv_winograd_plan.Plan):
         model, others = conv_winograd_plan, list[Plan](conv_winograd_plan.plans(shapes[1], machine))
     elif isinstance(few, conv_bf16.Plan) and isinstance(many, conv_bf16.Plan):
@@ -254,7 +262,7 @@ def _for_any(shape: ConvShape, machine: Machine, plain: bool) -> list[Plan]:
     if not _direct(shape, machine.lanes, plain):
         plan = choose(shape, machine, plain=plain)
         return [plan] if plan else []
-    plans: list[Plan] = [conv_direct.choose_for_any(shape, machine, plain=plain)]
+    plans: list[Plan] = [conv_direct_plan.choose_for_any(shape, machine, plain=plain)]
     if machine.winograd and not plain and (transformed := conv_winograd_plan.choose_for_any(shape, machine)):
         plans.append(transformed)
     return plans
@@ -284,8 +292,8 @@ def choose(shape: ConvShape, machine: Machine, *, plain: bool) -> Plan | None:
         best: Plan = transformed
         least = conv_winograd_plan.cycles(shape, machine, transformed)
     else:
-        best = direct = conv_direct.choose(shape, machine, plain=plain)
-        least = conv_direct.cycles(shape, machine, direct)
+        best = direct = conv_direct_plan.choose(shape, machine, plain=plain)
+        least = conv_direct_plan.cycles(shape, machine, direct)
     if machine.pairs and not plain and conv_bf16.takes(shape):
         pairs = conv_bf16.choose(shape, machine)
         if conv_bf16.cycles(shape, machine, pairs) < least:
