@@ -161,12 +161,12 @@ MUTANTS = (
         "y = x -> conv(16, 1) -> avgpool(3, s=2, pad=1)",
     ),
     Mutant(
-        "siblings cut one channel early", merge_siblings._slice, "start += channels", "start += channels - 1",
+        "siblings cut one channel early", merge_siblings._stack, "start += channels", "start += channels - 1",
         "y = concat { x -> conv(4, 1) -> conv(2, 3) | x -> conv(4, 1) -> conv(2, 3) }",
     ),
     Mutant(
-        "one activation for all siblings", merge_siblings._merge, "each and each.op == first.op for each in after",
-        "after", "y = concat { x -> conv(4, 1) -> relu -> conv(2, 3) | x -> conv(4, 1) -> tanh -> conv(2, 3) }",
+        "one activation for all siblings", merge_siblings._alike, "tuple(node.op for node in after)", "()",
+        "y = concat { x -> conv(4, 1) -> relu -> conv(2, 3) | x -> conv(4, 1) -> tanh -> conv(2, 3) }",
     ),
     Mutant(
         "channels counted as before", dead_channels.select, "where[channel] for", "channel for",

@@ -174,12 +174,19 @@ def test_what_rises_stays(body: str, reason: str) -> None:
     assert reasons == {reason}
 
 
-def test_what_rises_stays_with_the_layer_before_it() -> None:
-    before = model("y = x -> l: conv(4, 3) -> relu -> maxpool(2)")
+@pytest.mark.parametrize("body", ["l: conv(4, 3)", "l: conv(4, 3) -> bn", "l: conv(4, 3) -> bn -> tanh"])
+def test_what_rises_stays_with_the_layer_before_it(body: str) -> None:
+    before = model(f"y = x -> {body} -> relu -> maxpool(2)")
     after, reasons = run("reorder_pool", before)
     assert ops_of(after) == ops_of(before)
     assert reasons == {"`relu` costs nothing as the epilogue of `l`"}
-    for body in ("tanh -> c: relu -> p: maxpool(2)", "conv(4, 3) -> concat { c: relu -> p: maxpool(2) | maxpool(2) }"):
+
+
+def test_what_rises_leaves_what_it_cannot_be_one_with() -> None:
+    for body in (
+        "tanh -> c: relu -> p: maxpool(2)", "conv(4, 3) -> concat { c: relu -> p: maxpool(2) | maxpool(2) }",
+        "conv(4, 3) -> concat { bn -> c: relu -> p: maxpool(2) | maxpool(2) }",
+    ):  # fmt: skip
         after, reasons = run("reorder_pool", model(f"y = x -> {body}"))
         names = [node.name for node in after.nodes]
         assert names.index("p") < names.index("c")
@@ -516,12 +523,14 @@ def test_zero_channels_assumes_finite_values() -> None:
     [
         ("concat { a: conv(3, 1) -> relu | b: conv(5, 1) -> relu | maxpool(3, s=1, pad=1) }",
          {"a.merged": "conv(8, 1)", "a.merged.relu": "relu", "1": "slice(0, 3)", "3": "slice(3, 8)"}),
-        ("concat { a: conv(3, 1) -> relu | b: conv(5, 1) -> tanh }",
-         {"a.merged": "conv(8, 1)", "a": "slice(0, 3)", "b": "slice(3, 8)"}),
-        ("concat { a: conv(3, 1) -> relu | b: conv(5, 1) }", {"a.merged": "conv(8, 1)", "a": "slice(0, 3)"}),
-        ("concat { a: conv(3, 1) -> relu | b: conv(5, 1) -> concat { relu | tanh } }",
-         {"a.merged": "conv(8, 1)", "a": "slice(0, 3)"}),
-        ("concat { a: conv(3, 1) -> prelu | b: conv(5, 1) -> prelu }", {"a.merged": "conv(8, 1)"}),
+        ("concat { a: conv(1, 1) -> r: relu | b: conv(5, 1) }",
+         {"a.merged": "conv(6, 1)", "a": "slice(0, 1)", "r": "relu"}),
+        ("concat { a: conv(5, 1) -> concat { relu | tanh } | b: conv(3, 1) }",
+         {"a.merged": "conv(8, 1)", "a": "slice(0, 5)", "b": "slice(5, 8)"}),
+        ("concat { a: conv(3, 1) -> prelu -> r: relu | b: conv(5, 1) -> prelu -> relu }",
+         {"a.merged": "conv(8, 1)", "a.merged.prelu": "prelu", "a.merged.relu": "relu"}),
+        ("concat { a: conv(3, 1) -> bn -> r: relu -> conv(2, 1) | conv(5, 1) -> bn -> relu -> conv(4, 1) }",
+         {"a.merged": "conv(8, 1)", "a.merged.bn": "bn", "a.merged.relu": "relu", "r": "slice(0, 3)"}),
         ('concat { a: conv(3, 3, s=2, pad=1, init="orthogonal") | b: conv(5, 3, s=2, pad=1) }',
          {"a.merged": 'conv(8, 3, s=2, pad=1, init="orthogonal")'}),
         ("flatten -> concat { a: linear(1) | b: linear(2) | tanh -> linear(4) }",
@@ -538,6 +547,13 @@ def test_siblings(body: str, left: dict[str, str]) -> None:
     after, reasons = run("merge_siblings", model(f"y = x -> {body}"))
     found = {node.name: str(node.op).replace("[1, 1, 1, 1]", "1") for node in after.nodes}
     assert found | left == found
+    assert not reasons
+
+
+def test_siblings_with_the_same_ops_after_them_are_merged_by_themselves() -> None:
+    body = "concat { a: conv(2, 1) -> relu | b: conv(4, 1) | c: conv(1, 1) -> relu | conv(3, 1) }"
+    after, reasons = run("merge_siblings", model(f"y = x -> {body}"))
+    assert {str(node.op) for node in after.nodes if node.name.endswith(".merged")} == {"conv(3, 1)", "conv(7, 1)"}
     assert not reasons
 
 
@@ -565,11 +581,11 @@ def test_the_activation_of_siblings_stands_where_the_first_did() -> None:
 
 def test_siblings_among_the_outputs_keep_their_names() -> None:
     before = cnnc.load(
-        "model M { input x: f32[2, 4, 8, 8] output y, z  y = x -> conv(3, 1)  z = x -> conv(5, 1) -> relu }"
+        "model M { input x: f32[2, 4, 8, 8] output y, z  y = x -> conv(3, 1)  z = x -> conv(5, 1) }"
     )
     after, _ = run("merge_siblings", before)
     assert list(after.outputs) == ["y", "z"]
-    assert ops_of(after) == ["conv(8, 1)", "slice(0, 3)", "slice(3, 8)", "relu"]
+    assert ops_of(after) == ["conv(8, 1)", "slice(0, 3)", "slice(3, 8)"]
 
 
 @pytest.mark.parametrize(
@@ -578,6 +594,7 @@ def test_siblings_among_the_outputs_keep_their_names() -> None:
         ("y = x -> concat { conv(4, 3, groups=2) | conv(8, 3, groups=2) }",
          "the groups of siblings would have to be interleaved"),
         ("shared s = conv(4, 1)  y = x -> concat { conv(4, 1) | c: s | tanh -> s }", "the weights of `c` are shared"),
+        ("y = x -> concat { conv(3, 1) -> relu | conv(5, 1) -> tanh }", "other ops follow the layers beside it"),
         ("y = x -> concat { conv(90, 8) | conv(99, 8) }",
          "`x` is smaller than the weights of each layer that reads it"),
     ],

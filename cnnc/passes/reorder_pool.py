@@ -18,7 +18,7 @@ from cnnc import ops
 from cnnc.ir.graph import Node, Value
 from cnnc.passes.cost import nominal
 from cnnc.passes.engine import Pass, Refusal, Sweep
-from cnnc.passes.fuse_epilogue import LAYERS
+from cnnc.passes.fuse_epilogue import EPILOGUE, LAYERS, LONGEST
 
 RISING = (ops.Relu, ops.Clip, ops.HardSigmoid, ops.LeakyRelu, ops.Prelu)
 
@@ -32,14 +32,26 @@ def after_pool(node: Node, sweep: Sweep) -> Value | None:
         raise Refusal(f"the pool leaves as many places for `{before.op.name}` as there are")
     if not sweep.used_once(before):
         raise Refusal(f"the result of `{before.name}` is read elsewhere too")
-    layer = before.inputs[0]
-    if isinstance(layer, Node) and isinstance(layer.op, LAYERS) and sweep.used_once(layer):
+    if layer := _layer(before.inputs[0], sweep):
         raise Refusal(f"`{before.op.name}` costs nothing as the epilogue of `{layer.name}`")
     _check_rising(before, sweep)
     if isinstance(node.op, ops.MaxPool) and node.op.dilation != (1, 1) and any(node.op.pads(before.type)):
         raise Refusal("a dilated window can lie in the padding alone")
     pool = Node(node.op, before.inputs, {}, node.name, node.origin)
     return Node(before.op, (pool,), before.params, before.name, before.origin)
+
+
+def _layer(x: Value, sweep: Sweep) -> Node | None:
+    """The layer in whose epilogue what reads x can be: x, or before others of its epilogue."""
+    for _ in range(LONGEST):
+        if not isinstance(x, Node) or not sweep.used_once(x):
+            return None
+        if isinstance(x.op, LAYERS):
+            return x
+        if not isinstance(x.op, EPILOGUE) or len(x.inputs) > 1:
+            return None
+        x = x.inputs[0]
+    return None
 
 
 def _check_rising(node: Node, sweep: Sweep) -> None:
