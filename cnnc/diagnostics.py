@@ -7,11 +7,13 @@ first two digits) fixes the exit status, so that a script can tell a typo from a
 
 from __future__ import annotations
 
+import traceback
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 EXIT_STATUS: Final = {
@@ -165,6 +167,20 @@ class CnncError(Exception):
 def error(code: str, message: str, *, help: str | None = None, notes: Iterable[str] = ()) -> CnncError:
     """An error that belongs to no place in a source: a file, an argument, a machine."""
     return CnncError((Diagnostic(code, message, help=Help(help) if help else None, notes=tuple(notes)),))
+
+
+def internal(e: Exception) -> Diagnostic:
+    """E0999 for what cnnc should never raise: the place in it and the kind of the exception. Its text may be a page of
+    C++ and is kept for --debug."""
+    root = Path(__file__).parent
+    frames = [frame for frame in traceback.extract_tb(e.__traceback__) if root in Path(frame.filename).parents]
+    place = f" at {Path(frames[-1].filename).relative_to(root.parent).as_posix()}:{frames[-1].lineno}" if frames else ""
+    return Diagnostic(
+        "E0999",
+        f"internal error: {type(e).__name__}{place}",
+        notes=("this is a fault in cnnc, not in your input",),
+        help=Help("run it again with `--debug` and send the trace with your report"),
+    )
 
 
 _MAX_WIDTH: Final = 160

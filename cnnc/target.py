@@ -201,7 +201,7 @@ def as_array(value: object, port: Port | Input) -> Array:
             "E0303", f"input `{port.name}` has elements of {array.dtype}, the network takes {port.type.dtype}",
             help=f"convert it: `{port.name}.astype({name})`",
         )  # fmt: skip
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def bind_dims(ports: Sequence[Port | Input], arrays: Mapping[str, Array]) -> Mapping[str, int]:

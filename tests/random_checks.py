@@ -34,13 +34,13 @@ from cnnc.verification import bound_on
 from cnnc_numpy.evaluator import evaluate
 from cnnc_tvm import conv_winograd_plan
 from cnnc_tvm.runtime import TvmProgram
-from cuda_emulator import emulated
+from cuda_emulator import runnable
 from numerics import Array, assert_close
 from strategies import Case, to_cnn
 
 
 def compiled(graph: Graph, target: str, weights: Mapping[str, Array], level: int = max(LEVELS)) -> Program:
-    """The program at a level of the optimiser; that of `cuda` runs on the CPU.
+    """The program at a level of the optimiser; that of `cuda` runs on the CPU where there is no GPU.
 
     `narrow` is `cpu` with vectors of 4, so that images of few channels lie in blocks as well, and with Winograd's
     algorithm wherever it can be used.
@@ -50,7 +50,7 @@ def compiled(graph: Graph, target: str, weights: Mapping[str, Array], level: int
         with always:
             return cnnc.compile(graph, "cpu", weights, optimise=level, mcpu="x86-64")
     program = cnnc.compile(graph, target, weights, optimise=level)
-    return emulated(program) if isinstance(program, TvmProgram) and target == "cuda" else program
+    return runnable(program) if isinstance(program, TvmProgram) and target == "cuda" else program
 
 
 def winograd(target: str) -> bool:

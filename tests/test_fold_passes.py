@@ -130,6 +130,8 @@ def test_a_factor_alone_needs_no_bias(affine: str) -> None:
             {"n.0": "the new weights of `c` would not be finite"}),
         ("k = constant(9e18) y = x -> c: conv(4, 3) -> mul { id | k } -> mul { id | k } -> n: mul { id | k }", "",
             {"n.0": "the new weights of `c` would not be finite"}),
+        ("k = constant(1e-37) y = x -> c: conv(4, 3) -> n: mul { id | k }", "",
+            {"n.0": "the new weights of `c` would be too small for f32"}),
     ],
 )  # fmt: skip
 def test_fold_batch_norm_refuses(body: str, head: str, reasons: dict[str, str]) -> None:
@@ -447,6 +449,20 @@ def test_statistics_that_are_no_numbers_stay_where_they_are() -> None:
     after, reasons = run(before, FOLDS, weights)
     assert ops_of(after) == ["conv", "bn"]
     assert all("would not be finite" in reason for reason in reasons.values())
+
+
+def test_what_is_scaled_down_and_up_again_is_not_lost() -> None:
+    """Not even where the factors would be folded one by one; weights that are 0 may be anyhow."""
+    before = load(
+        "a = constant(1e-25) b = constant(1e-20)"
+        "y = x -> conv(4, 3, pad=1) -> mul { id | a } -> mul { id | b } -> relu -> mul { id | constant(1e15) }"
+    )
+    weights = {name: np.where(x > 0, x, 0) * np.float32(1e30) for name, x in random_weights(before).items()}
+    after = optimise(before, weights, level=3).network
+    inputs = random_inputs(before)
+    expected = evaluate(before, weights, inputs)["y"]
+    got = cnnc.compile(after.graph, "numpy", after.weights, optimise=0)(**inputs)["y"]
+    assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
 def test_a_bias_that_would_be_infinite_stays_where_it_is() -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import cnnc
+from cnnc import ops
 from cnnc.diagnostics import CnncError
-from cnnc.ir.graph import Graph
+from cnnc.ir.graph import Graph, Input, Node
+from cnnc.ir.types import TensorType
 from cnnc.target import Program, Status, Target, ports
 from conftest import Cli
 
@@ -89,6 +91,14 @@ def test_inputs_that_leave_nothing_are_refused(target: str, size: int) -> None:
     with pytest.raises(CnncError, match="too small: output `y`") as caught:
         program(x=np.zeros((1, 3, size, 12), np.float32))
     assert [d.code for d in caught.value.diagnostics] == ["E0320"]
+
+
+@pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])
+def test_an_input_may_be_a_single_number(target: str) -> None:
+    x = Input("x", TensorType.parse("f32[]"))
+    program = cnnc.compile(Graph("M", (x,), {"y": Node.make(ops.Abs(), x, name="y")}), target)
+    y = program(x=np.float32(-3))["y"]
+    assert (y.shape, y) == ((), 3)
 
 
 @pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])

@@ -6,13 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from cnnc.cli.console import report
-from cnnc.diagnostics import CnncError, Diagnostic, Help
+from cnnc.diagnostics import CnncError, Diagnostic, Help, internal
 
 HELP: Final = """Compile convolutional networks written in the cnnc language.
 
@@ -117,7 +116,7 @@ def _guarded(run: Callable[[], int | None], *, as_json: bool, debug: bool) -> in
     except Exception as e:
         if debug:
             traceback.print_exc()
-        found = (_internal(e),)
+        found = (internal(e),)
         status = found[0].exit_status
     report(found, as_json=as_json)
     return status
@@ -136,16 +135,3 @@ def _io_message(e: OSError) -> str:
     files = [os.fsdecode(name) for name in (e.filename, e.filename2) if isinstance(name, str | bytes)]
     reason = (e.strerror or type(e).__name__).lower()
     return f"`{'` to `'.join(files)}`: {reason}" if files else reason
-
-
-def _internal(e: Exception) -> Diagnostic:
-    """The place in cnnc and the kind of the exception; its text may be a page of C++ and is kept for --debug."""
-    root = Path(__file__).parents[1]
-    frames = [frame for frame in traceback.extract_tb(e.__traceback__) if root in Path(frame.filename).parents]
-    place = f" at {Path(frames[-1].filename).relative_to(root.parent).as_posix()}:{frames[-1].lineno}" if frames else ""
-    return Diagnostic(
-        "E0999",
-        f"internal error: {type(e).__name__}{place}",
-        notes=("this is a fault in cnnc, not in your input",),
-        help=Help("run it again with `--debug` and send the trace with your report"),
-    )

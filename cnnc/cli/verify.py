@@ -26,6 +26,7 @@ from cnnc.cli.options import (
 from cnnc.diagnostics import CnncError
 
 if TYPE_CHECKING:
+    from cnnc.diagnostics import Diagnostic
     from cnnc.verification import Fault, Outcome
 
 MISMATCH = 9
@@ -48,7 +49,7 @@ MISMATCH = 9
 def verify(place: Place, targets: list[str] | None, source: WeightSource, settings: Settings, as_json: bool) -> int:
     """Compare every target with the float64 reference.
 
-    Each target is run with the optimiser off and on, and one of them with each pass alone, on random inputs. The
+    Each target is run at -O0, -O2 and -O3, and one of them with each pass alone and without each, on random inputs. The
     reference is the model as written. An error beyond rounding is traced to the first wrong node; what is needed to
     run that again is written to a folder, FILE-CULPRIT.repro. Inputs have a batch of 2 unless --dim says otherwise.
     """
@@ -71,23 +72,29 @@ def verify(place: Place, targets: list[str] | None, source: WeightSource, settin
         plan = plan or settings_of(names, lambda x: verification.check(x).unsupported is None)
     outcomes: list[Outcome] = []
     faults: list[Fault] = []
+    broken: dict[str, Diagnostic] = {}
     for i, setting in enumerate(plan):
         with working(f"{i + 1}/{len(plan)}: {setting}"):
             outcome = verification.check(setting)
         if outcome.unsupported and targets:
             raise outcome.unsupported
         outcomes.append(outcome)
-        blamed = {fault.culprit for fault in faults}
+        blamed = {fault.culprit for fault in faults} | broken.keys()
         if not outcome.ok and blamed.isdisjoint({setting.target, *setting.passes}):
             with working(f"{setting}: looking for the first wrong node"):
-                faults.append(verification.locate(outcome))
+                if outcome.broken:
+                    culprit, found = verification.breakdown(outcome)
+                    broken[culprit] = found
+                else:
+                    faults.append(verification.locate(outcome))
     diagnostics = [fault.diagnostic(Path(place.path) if replaying else _write(place, fault)) for fault in faults]
+    diagnostics += broken.values()
     if as_json:
         print_json({**findings(diagnostics), "settings": [_json(x) for x in outcomes]})
     else:
         _print(outcomes)
         report(diagnostics)
-    return MISMATCH if faults else 0
+    return MISMATCH if diagnostics else 0
 
 
 def _working() -> list[str]:
@@ -128,6 +135,8 @@ def _print(outcomes: Sequence[Outcome]) -> None:
 def _verdict(outcome: Outcome) -> str:
     if outcome.unsupported:
         return f"not supported: {outcome.unsupported.diagnostics[0].message}"
+    if outcome.broken:
+        return f"BROKEN: {outcome.broken.message}"
     worst = outcome.worst
     if worst is None or not worst.mismatch:
         return "rounding" if worst and worst.error else "exact"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cnnc.passes.engine import Array
 
 Layer: TypeAlias = ops.Conv | ops.Deconv | ops.Linear
+TINY = 2.0**-126
+"""What is smaller has fewer bits in f32, or none: to compute with it instead of larger numbers may lose a result."""
 AFFINES = (ops.BatchNorm, ops.Scale, ops.Mul, ops.Add, ops.Sub, ops.Div)
 """Ops that can be an affine per channel."""
 
@@ -95,12 +97,17 @@ def bias_of(layer: Node, sweep: Sweep) -> Array:
 def scaled(layer: Node, factor: Array, sweep: Sweep) -> Array:
     """The weights of a layer times `factor`, which has their rank, as they are stored in f32.
 
-    The products are computed in float64 a few at a time: a network has more weights than fit in a cache.
+    The products are computed in float64 a few at a time: a network has more weights than fit in a cache. Refusal where
+    one is too small for f32.
     """
     import numpy as np
 
     weight = sweep.weights[layer.params["weight"].name]
-    return np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
+    product = np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
+    small = np.abs(product) < TINY
+    if small.any() and (small & (weight != 0) & (factor != 0)).any():
+        raise Refusal(f"the new weights of `{layer.name}` would be too small for f32")
+    return product
 
 
 def per_output(values: Array, layer: Node) -> Array:
@@ -131,11 +138,13 @@ def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias
 
 
 def check_finite(node: Node, *arrays: Array) -> None:
-    """Refusal unless what is to be new parameters in the place of a node's is finite in f32."""
+    """Refusal unless what is to be new parameters in the place of a node's is finite in f32, and in full precision."""
     import numpy as np
 
     for array in arrays:
         stored = np.asarray(array, np.float32)
+        if array.dtype == np.float64 and ((np.abs(array) < TINY) & (array != 0)).any():
+            raise Refusal(f"the new weights of `{node.name}` would be too small for f32")
         total = np.add.reduce(stored, axis=None)  # a finite one is quicker to find, and has finite terms alone
         if not np.isfinite(total) and not np.isfinite(stored).all():
             raise Refusal(f"the new weights of `{node.name}` would not be finite")

@@ -10,10 +10,9 @@ import numpy as np
 
 from cnnc.diagnostics import error
 from cnnc.ir.dim import evaluate
-from cnnc.ir.types import DType
 from cnnc.target import bind_dims, numpy_dtype
 from cnnc.verification.case import Case, reference
-from cnnc.verification.network_bound import largest, network_bounds
+from cnnc.verification.network_bound import has_16_bits, largest, network_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +59,8 @@ class Expected:
     The bound is that of `network_bounds`, which weights that amplify rounding make large. Where to derive it takes
     long, and always if it is to be `late`, that is done only for outputs that are not within `NETWORK_TOLERANCE`. With
     `values`, which are given where they are known already, that tolerance is all there is. Where the graph has f16 or
-    bf16 it is the tolerance, and at least twice what rounding every value to its element type does.
+    bf16 it is at least twice what rounding every value to its element type does, since errors that are the same at all
+    places add up.
     """
 
     def __init__(self, case: Case, values: Mapping[str, Array] | None = None, *, late: bool = False) -> None:
@@ -69,25 +69,29 @@ class Expected:
         self.values = reference(case) if values is None else values
         dims = bind_dims(case.graph.inputs, case.inputs)
         types = [*(x.type for x in case.graph.inputs), *(x.type for x in case.graph.nodes)]
-        self._low = any(type.dtype is not DType.F32 for type in types)
-        can = values is None and not self._low and sum(type.size_at(dims) for type in types) <= DERIVED_IN
+        can = values is None and sum(type.size_at(dims) for type in types) <= DERIVED_IN
         self._at_once = can and not late and sum(evaluate(x.macs, dims) for x in case.graph.nodes) <= DERIVED_UP_TO
         self._late = can and not self._at_once
 
     def _derive(self, winograd: bool) -> dict[str, float]:
         if winograd not in self._derived:
-            self._derived[winograd] = network_bounds(self._case, winograd=winograd)
+            derived = network_bounds(self._case, winograd=winograd)
+            self._derived[winograd] = {name: max(bound, self._rounded[name]) for name, bound in derived.items()}
         return self._derived[winograd]
 
     @cached_property
     def _tolerances(self) -> dict[str, float]:
-        bounds = {name: NETWORK_TOLERANCE * largest(value) for name, value in self.values.items()}
-        if self._low:
-            rounded = reference(self._case, exact=False)
-            for name, value in self.values.items():
-                delta = rounded[name].astype(np.float64) - value
-                bounds[name] = max(bounds[name], 2 * largest(delta))
-        return bounds
+        return {
+            name: max(NETWORK_TOLERANCE * largest(value), self._rounded[name]) for name, value in self.values.items()
+        }
+
+    @cached_property
+    def _rounded(self) -> dict[str, float]:
+        """Twice what rounding every value to f16 or bf16 does to the outputs; 0 where all is f32."""
+        if not has_16_bits(self._case.graph):
+            return dict.fromkeys(self.values, 0.0)
+        rounded = reference(self._case, exact=False)
+        return {name: 2 * largest(rounded[name].astype(np.float64) - value) for name, value in self.values.items()}
 
     def check_varied(self) -> None:
         """CnncError E0802 for an output of which all values are the same: agreement on it would show nothing."""

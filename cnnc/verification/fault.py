@@ -13,7 +13,7 @@ from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, error
 from cnnc.files import check_readable, io_error, replacing
 from cnnc.ir.graph import Node
 from cnnc.ir.json import from_json, to_json
-from cnnc.target import as_array
+from cnnc.target import as_array, bind_dims
 from cnnc.verification.agreement import Agreement
 from cnnc.verification.case import Case
 from cnnc.verification.setting import Setting
@@ -105,6 +105,7 @@ class Reproducer:
             if missing := [x.name for x in graph.inputs if x.name not in stored]:
                 raise _malformed(folder, f"`{INPUTS}` has no `{missing[0]}`")
             inputs = {x.name: as_array(stored[x.name].read(), x) for x in graph.inputs}
+        bind_dims(graph.inputs, inputs)
         case = Case(graph, weight_files.load(folder / WEIGHTS, graph), inputs)
         at = f", written at {run['at']}" if run.get("at") else ""
         return Reproducer(case, Setting(run["target"], tuple(passes or ())), f"{run.get('fault')}{at}")

@@ -7,6 +7,9 @@ random since those of rounding are; what rounds one way only, as truncation does
 real programs are some 20 times smaller, since hardly a place has the largest one, which leaves room for what passes do
 to values on the way: folded weights are rounded once more (c + 4 for c at worst), merged layers sum other terms.
 
+Where values are stored in f16 or bf16, each is moved by what rounding it does at most, and the errors of real programs
+are a half of that: `ROOM` times the deviation is what an output of few places, which may move little by chance, needs.
+
 A worst-case analysis, error(y) = |W|*error(x) + c*u*S, says more than 1e-5 of the largest value after two or three
 layers.
 """
@@ -21,6 +24,7 @@ import numpy as np
 
 from cnnc import ops
 from cnnc.ir.graph import Graph, Input, Node, Value
+from cnnc.ir.types import DType
 from cnnc.target import numpy_dtype
 from cnnc.verification.case import Case, reference
 from cnnc.verification.node_bound import EXACT, MEASURED, U_OUT, U, bound_on
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 
 RUNS: Final = 8
 """Evaluations with moved values: an output of few places may move little by chance, though not as often."""
+ROOM: Final = 3
+"""How many times the largest deviation is allowed where f16 or bf16 is among the types: an output of one place whose
+deviations are normal, and its error uniform, is beyond it once in a hundred thousand."""
 
 
 def network_bounds(case: Case, *, winograd: bool = False) -> dict[str, float]:
@@ -44,13 +51,19 @@ def network_bounds(case: Case, *, winograd: bool = False) -> dict[str, float]:
     rounding = [node for node in graph.nodes if not isinstance(node.op, EXACT)]
     moves = {node.name: _move(node, stored, case.weights, winograd) for node in rounding}
     moved, errors = _moved(graph)
+    room = ROOM if has_16_bits(graph) else 1
     rng = np.random.default_rng(0)
     for _ in range(RUNS):
         drawn = {x.name: moves[name] * rng.choice([-1.0, 1.0], moves[name].shape) for name, x in errors.items()}
         for name, found in reference(Case(moved, case.weights, {**case.inputs, **drawn})).items():
             with np.errstate(invalid="ignore"):  # Inf - Inf
-                bounds[name] = max(bounds[name], largest(found - values[graph.outputs[name].name]))
+                bounds[name] = max(bounds[name], room * largest(found - values[graph.outputs[name].name]))
     return bounds
+
+
+def has_16_bits(graph: Graph) -> bool:
+    """Whether f16 or bf16 is among the types of the values."""
+    return any(x.type.dtype is not DType.F32 for x in graph.uses)
 
 
 def largest(values: Array) -> float:

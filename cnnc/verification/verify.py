@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cnnc import driver
-from cnnc.diagnostics import CnncError
+from cnnc.diagnostics import CnncError, Diagnostic, internal
 from cnnc.ir.graph import Graph, Node
 from cnnc.target import target
 from cnnc.verification.agreement import Agreement, Expected
@@ -15,17 +15,19 @@ from cnnc.verification.fault import Fault
 from cnnc.verification.reduce import around
 from cnnc.verification.setting import Setting
 
+INTERNAL = "E0999"
 UNSUPPORTED = 7
 """The exit status of errors by which a target says that it cannot do this."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a setting: how each output compares, or why the target cannot do it."""
+    """What came of a setting: how each output compares, or why the target cannot do it, or that cnnc broke down."""
 
     setting: Setting
     agreements: tuple[Agreement, ...]
     unsupported: CnncError | None = None
+    broken: Diagnostic | None = None
 
     @property
     def worst(self) -> Agreement | None:
@@ -34,7 +36,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return not any(x.mismatch for x in self.agreements)
+        return self.broken is None and not any(x.mismatch for x in self.agreements)
 
 
 class Verification:
@@ -49,17 +51,31 @@ class Verification:
         self._expected.check_varied()
 
     def check(self, setting: Setting) -> Outcome:
-        """Compile and run the case in a setting, and compare. Errors other than of an unsupported target are raised."""
+        """Compile and run the case in a setting, and compare. CnncErrors other than of an unsupported target, and than
+        E0999, are raised."""
         if setting.target in self._refusals:
             return Outcome(setting, (), self._refusals[setting.target])
         try:
             return Outcome(setting, _compare(self.case, setting, self._expected))
         except CnncError as e:
+            if e.diagnostics[0].code == INTERNAL:
+                return Outcome(setting, (), broken=e.diagnostics[0])
             if e.exit_status != UNSUPPORTED:
                 raise
             if e.diagnostics[0].code != "E0601":  # an op without a rule: passes may replace it
                 self._refusals[setting.target] = e
             return Outcome(setting, (), e)
+        except Exception as e:
+            return Outcome(setting, (), broken=internal(e))
+
+    def breakdown(self, outcome: Outcome) -> tuple[str, Diagnostic]:
+        """The pass or the target that a setting breaks down with, and what to tell of an outcome that is `broken`."""
+        assert outcome.broken is not None
+        setting = self._shortest(outcome.setting)
+        culprit = setting.passes[-1] if setting.passes else setting.target
+        what = f"pass `{culprit}`" if setting.passes else f"target `{culprit}`"
+        notes = (f"{what} breaks down, compiled for {outcome.setting}", *outcome.broken.notes)
+        return culprit, replace(outcome.broken, notes=notes)
 
     def locate(self, outcome: Outcome) -> Fault:
         """What is at fault in an outcome that is not ok: the pass or the target, and the first wrong node."""
