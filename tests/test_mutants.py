@@ -157,7 +157,7 @@ MUTANTS = (
         "y = x -> leaky_relu(-0.5) -> maxpool(2)",
     ),
     Mutant(
-        "bias averaged with padding", commute_pool.before_conv, "counts_padding and conv.op.bias", "False",
+        "bias averaged with padding", commute_pool._check, "counts_padding and conv.op.bias", "False",
         "y = x -> conv(16, 1) -> avgpool(3, s=2, pad=1)",
     ),
     Mutant(

@@ -256,6 +256,30 @@ def test_averages_that_stay(body: str, reason: str) -> None:
     assert reasons == ({reason} if reason else set())
 
 
+@pytest.mark.parametrize("conv", ["conv(1, 1)", "conv(2, 1, bias=false)"])
+@pytest.mark.parametrize("pool", ["avgpool(3, s=1)", "avgpool(3, s=1, pad=1, count_include_pad=false)"])
+def test_averages_of_many_maps_move_after_convolutions_with_few(conv: str, pool: str) -> None:
+    after, reasons = run("commute_pool", model(f"y = x -> p: {pool} -> c: {conv} -> maxpool(2)", "8, 7, 7"))
+    assert [node.name for node in after.nodes][:2] == ["c", "p"]
+    assert reasons == {"averaging the maps before `c` costs more than those after it"}  # it is not moved back
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("p: avgpool(3, s=1) -> concat { conv(1, 1) | conv(1, 1) }", "the result of `p` is read elsewhere too"),
+        ("avgpool(3, s=1, pad=1) -> c: conv(1, 1)", "the average counts padding, which has no bias of `c`"),
+        ("avgpool(3, s=1) -> c: conv(1, 1) -> r: relu", "`r` would no longer be the epilogue of `c`"),
+        ("avgpool(3, s=1) -> conv(6, 1)", ""), ("avgpool(2) -> conv(1, 1)", ""), ("gap -> conv(1, 1)", ""),
+    ],
+)  # fmt: skip
+def test_averages_that_stay_before_convolutions(body: str, reason: str) -> None:
+    before = model(f"y = x -> {body}")
+    after, reasons = run("commute_pool", before)
+    assert ops_of(after) == ops_of(before)
+    assert reasons == ({reason} if reason else set())
+
+
 def test_averages_over_two_of_three_axes_stay() -> None:
     before = model("y = add { x -> reduce_mean([2, 3], keep=true) | constant(1) }", "4, 5, 6, 7")
     assert ops_of(run("commute_pool", before)[0]) == ops_of(before)

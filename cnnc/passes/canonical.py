@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from cnnc import ops
 from cnnc.ir.graph import Node, Value
-from cnnc.passes.engine import Pass, Sweep
+from cnnc.passes.engine import Pass, Refusal, Sweep
 
 CHAINED = (
     ops.Transpose, ops.Reshape, ops.Flatten, ops.Conv, ops.AvgPool, ops.L2Pool, ops.MaxPool, ops.Concat, ops.Slice,
@@ -48,8 +48,9 @@ def padding(node: Node, sweep: Sweep) -> Value | None:
     before = node.inputs[0] if node.inputs else None
     if not isinstance(node.op, ops.Conv) or isinstance(node.op.pad, str) or not isinstance(before, Node):
         return None
-    if not isinstance(before.op, ops.Pad) or before.op.value != 0:
+    if not isinstance(before.op, ops.Pad):
         return None
+    _check_zeros(before)
     top, left, bottom, right = (a + b for a, b in zip(node.op.pad, before.op.pads, strict=True))
     op = replace(node.op, pad=(top, left, bottom, right))
     return Node(op, before.inputs, node.params, node.name, node.origin)
@@ -58,23 +59,30 @@ def padding(node: Node, sweep: Sweep) -> Value | None:
 def pool_padding(node: Node, sweep: Sweep) -> Value | None:
     """pad(value=0) -> pool as pool."""
     before = node.inputs[0] if isinstance(node.op, ops.AvgPool | ops.L2Pool | ops.MaxPool) else None
-    if not isinstance(before, Node) or not isinstance(before.op, ops.Pad) or before.op.value != 0:
+    if not isinstance(before, Node) or not isinstance(before.op, ops.Pad):
         return None
     pool, (x,) = node.op, before.inputs
     assert isinstance(pool, ops.AvgPool | ops.L2Pool | ops.MaxPool)
-    if isinstance(pool.pad, str) or pool.ceil:  # a window of `ceil` may start in padding before, but not in its own
-        return None
+    _check_zeros(before)
+    if isinstance(pool.pad, str) or pool.ceil:
+        raise Refusal(f"a window of `{node.name}` may start in `{before.name}`, but not in padding of its own")
     match pool:
         case ops.AvgPool(count_include_pad=counted) if not counted and any(pool.pad):
-            return None
+            raise Refusal(f"`{node.name}` counts the zeros of `{before.name}`, but not those of its own padding")
         case ops.MaxPool(dilation=dilation) if dilation != (1, 1) or not _never_negative(x):
-            return None
+            raise Refusal(f"the zeros of `{before.name}` may be maxima, which those of `{node.name}` are not")
     top, left, bottom, right = (a + b for a, b in zip(pool.pad, before.op.pads, strict=True))
     if any(size >= k for size, k in zip((top, left, bottom, right), pool.kernel * 2, strict=True)):
-        return None
+        raise Refusal(f"a window of `{node.name}` could lie in its padding alone")
     op = replace(pool, pad=(top, left, bottom, right))
     op = replace(op, count_include_pad=True) if isinstance(op, ops.AvgPool) else op
     return Node(op, before.inputs, {}, node.name, node.origin)
+
+
+def _check_zeros(pad: Node) -> None:
+    """Refusal unless a pad adds zeros."""
+    if isinstance(pad.op, ops.Pad) and pad.op.value != 0:
+        raise Refusal(f"`{pad.name}` pads with {pad.op.value:g}, not with zeros")
 
 
 def joining(node: Node, sweep: Sweep) -> Value | None:

@@ -1,4 +1,4 @@
-"""Average before a 1x1 convolution instead of after it, where that costs less.
+"""Average before a 1x1 convolution instead of after it, or after it instead of before, where that costs less.
 
 A 1x1 convolution is y = W*x + b at each place, and an average is a weighted sum over places whose weights a sum to 1:
 sum of a*(W*x + b) = W*(sum of a*x) + b. The convolution is left with the fewer places of the average; the average has
@@ -6,8 +6,9 @@ the maps of the input instead of those of the output. Cheaper where the multiply
 additions of the other come to fewer. The bound is that of the convolution and of the average, one after the other.
 
 Where padding is counted (`count_include_pad`), its zeros are averages of no b, so the weights sum to less than 1 at
-the border and the convolution must have no bias. Not moved: in f16 and bf16, where the average would be rounded before
-the products are summed. A convolution with padding of its own has b alone there, and with a stride skips places.
+the border and the convolution must have no bias. Not moved: in f16 and bf16, where the first of the two would be
+rounded before the second; and an average to after a convolution that has an epilogue, which would be none any more (see
+`fuse_epilogue`). A convolution with padding of its own has b alone there, and with a stride skips places.
 
 Averages of whole maps get one form first, gap: avgpool with a window as large as the map, adaptive_avgpool(1), and
 reduce_mean over both axes. An average of single places is dropped.
@@ -22,8 +23,10 @@ from cnnc.ir.graph import Node, Value
 from cnnc.ir.types import DType
 from cnnc.passes.cost import nominal
 from cnnc.passes.engine import Pass, Refusal, Sweep
+from cnnc.passes.fuse_epilogue import EPILOGUE
 
-AVERAGES = (ops.AvgPool, ops.AdaptiveAvgPool, ops.GlobalAvgPool, ops.ReduceMean)
+MOVED = (ops.AvgPool, ops.AdaptiveAvgPool, ops.GlobalAvgPool)
+AVERAGES = (*MOVED, ops.ReduceMean)
 
 
 def whole_map(node: Node, sweep: Sweep) -> Value | None:
@@ -46,23 +49,51 @@ def whole_map(node: Node, sweep: Sweep) -> Value | None:
 
 def before_conv(node: Node, sweep: Sweep) -> Value | None:
     """conv(c, 1) -> average as average -> conv(c, 1)."""
-    conv = node.inputs[0] if isinstance(node.op, ops.AvgPool | ops.AdaptiveAvgPool | ops.GlobalAvgPool) else None
-    if not isinstance(conv, Node) or not isinstance(conv.op, ops.Conv):
-        return None
-    if (conv.op.kernel, conv.op.stride, conv.op.pad) != ((1, 1), (1, 1), (0, 0, 0, 0)):
+    conv = node.inputs[0] if isinstance(node.op, MOVED) else None
+    if not isinstance(conv, Node) or not _pointwise(conv):
         return None
     if not sweep.used_once(conv):
         raise Refusal(f"the result of `{conv.name}` is read elsewhere too")
-    if node.type.dtype is not DType.F32:
-        raise Refusal(f"the averages would be rounded to {node.type.dtype} before `{conv.name}` sums them")
-    counts_padding = isinstance(node.op, ops.AvgPool) and node.op.count_include_pad and any(node.op.pads(conv.type))
-    if counts_padding and conv.op.bias:
-        raise Refusal(f"the average counts padding, which has no bias of `{conv.name}`")
+    _check(node, conv, f"the averages would be rounded to {node.type.dtype} before `{conv.name}` sums them")
     average = Node(node.op, conv.inputs, {}, node.name, node.origin)
     result = Node(conv.op, (average,), conv.params, conv.name, conv.origin)
     if nominal(result.macs) + _additions(average) >= nominal(conv.macs) + _additions(node):
         raise Refusal(f"averaging the maps before `{conv.name}` costs more than those after it")
     return result
+
+
+def after_conv(node: Node, sweep: Sweep) -> Value | None:
+    """average -> conv(c, 1) as conv(c, 1) -> average."""
+    average = node.inputs[0] if _pointwise(node) else None
+    if not isinstance(average, Node) or not isinstance(average.op, MOVED):
+        return None
+    conv = Node(node.op, average.inputs, node.params, node.name, node.origin)
+    result = Node(average.op, (conv,), {}, average.name, average.origin)
+    if nominal(conv.macs) + _additions(result) >= nominal(node.macs) + _additions(average):
+        return None
+    if not sweep.used_once(average):
+        raise Refusal(f"the result of `{average.name}` is read elsewhere too")
+    _check(average, node, f"the sums of `{node.name}` would be rounded to {node.type.dtype} before they are averaged")
+    readers = sweep.graph.users[sweep.written]
+    if len(readers) == 1 and isinstance(readers[0].op, EPILOGUE):
+        raise Refusal(f"`{readers[0].name}` would no longer be the epilogue of `{node.name}`")
+    return result
+
+
+def _pointwise(node: Node) -> bool:
+    op = node.op
+    return isinstance(op, ops.Conv) and (op.kernel, op.stride, op.pad) == ((1, 1), (1, 1), (0, 0, 0, 0))
+
+
+def _check(average: Node, conv: Node, rounded: str) -> None:
+    """Refusal where the two do not give the same in the other order; `rounded` says why not in f16 and bf16."""
+    if conv.type.dtype is not DType.F32:
+        raise Refusal(rounded)
+    pool = average.op
+    counts_padding = isinstance(pool, ops.AvgPool) and pool.count_include_pad and any(pool.pads(average.inputs[0].type))
+    assert isinstance(conv.op, ops.Conv)
+    if counts_padding and conv.op.bias:
+        raise Refusal(f"the average counts padding, which has no bias of `{conv.name}`")
 
 
 def _additions(average: Node) -> int:
@@ -71,4 +102,6 @@ def _additions(average: Node) -> int:
     return nominal(average.inputs[0].type.size)
 
 
-COMMUTE_POOL = Pass("commute_pool", __doc__ or "", (whole_map, before_conv), level=2, of=AVERAGES)
+COMMUTE_POOL = Pass(
+    "commute_pool", __doc__ or "", (whole_map, before_conv, after_conv), level=2, of=(*AVERAGES, ops.Conv),
+)
