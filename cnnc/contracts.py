@@ -114,6 +114,9 @@ class _Request:
         label = self.one_name()
         self.elaborated.tap(label)
         inside = {x.name: x for x in graph.nodes if x.name == label or x.name.startswith(label + ".")}
+        if not inside:
+            help = f"`{self.fact.measure.text}(to={label})` is of all that leads to it"
+            raise _fault("E0220", f"`{label}` is the name of a value, not the label of a layer", self.fact.span, help)
         return graph.with_outputs(inside)
 
     def bound(self, expr: s.Expr) -> Measured:
@@ -196,6 +199,8 @@ def _receptive_field(request: _Request) -> Measured:
 
 def _units(request: _Request) -> Measured:
     """Neurons for one sample, as the literature counts them."""
+    if request.names:
+        raise _fault("E0220", "`units` is of the whole network", request.fact.span)
     graph = request.graph()
     return analysis.units(bind(graph, dict.fromkeys(graph.symbols, 1)))
 

@@ -84,3 +84,30 @@ def test_the_phases_compute_every_place_once(kernel: int, stride: int, data: st.
             reached |= {(i, u, r) for p, r in enumerate(each.kernel[0]) if 0 <= (u := q - top + p) < size}
     stamped = {(i, u, r) for u in range(size) for r in range(kernel) if 0 <= (i := u * stride + r - pad) < out}
     assert reached == stamped | {(i, None) for i in range(out)}
+
+
+@pytest.mark.parametrize("mcpu", ["x86-64", "x86-64-v3", "native"])
+@pytest.mark.parametrize("size", ["16, 14, 14", "16, 28, 28", "16, H, W"])
+def test_strides_that_are_powers_of_two_in_plain_loops(mcpu: str, size: str) -> None:
+    """Few filters fill no vectors. LLVM makes wrong ones along the rows."""
+    layers = [
+        "deconv(1, 8, s=4, pad=2)", "deconv(1, 4, s=4)", "deconv(1, 16, s=8)", "deconv(2, 4, s=4)", "deconv(2, 6, s=2)",
+        "deconv(16, 4, s=4, groups=16)", "deconv(1, [4, 3], s=[4, 1])", "deconv(1, [3, 4], s=[1, 4])",
+    ]  # fmt: skip
+    text = f"model M {{ input x: f32[N, {size}]  output {', '.join(f'y{i}' for i in range(len(layers)))}\n"
+    graph = cnnc.load(text + "\n".join(f"  y{i} = x -> {layer}" for i, layer in enumerate(layers)) + " }")
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2, H=14, W=28)
+    assert_agree(graph, weights, inputs, cnnc.compile(graph, "cpu", weights, mcpu=mcpu)(**inputs))
+
+
+@pytest.mark.parametrize("mcpu", ["x86-64", "x86-64-v3", "native"])
+def test_padding_on_the_right_alone(mcpu: str) -> None:
+    """Windows of loops without a kernel read it: it is not in the image."""
+    layers = [
+        "conv(48, [1, 3], pad=[0, 0, 0, 2], groups=3)", "conv(48, [1, 2], pad=[0, 0, 0, 1], groups=3)",
+        "conv(48, [1, 5], s=4, pad=same_upper, groups=3)",
+    ]  # fmt: skip
+    text = f"model M {{ input x: f32[N, 6, 13, 13]  output {', '.join(f'y{i}' for i in range(len(layers)))}\n"
+    graph = cnnc.load(text + "\n".join(f"  y{i} = x -> {layer}" for i, layer in enumerate(layers)) + " }")
+    weights, inputs = random_weights(graph), random_inputs(graph, N=2)
+    assert_agree(graph, weights, inputs, cnnc.compile(graph, "cpu", weights, mcpu=mcpu)(**inputs))

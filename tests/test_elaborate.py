@@ -355,6 +355,23 @@ def test_tables_are_those_of_the_grammar() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("shared a = conv(3, 1)  y = x -> a -> a: conv(3, 1)",
+         "`a.weight` is already the name of weights of a shared block"),
+        ("shared a = conv(3, 1)  y = x -> a: conv(3, 1) -> a", "`a.weight` is already the name of weights of a layer"),
+        ("y = x -> a: (b: conv(3, 1)) -> a.b: conv(3, 1)", "`a.b.weight` is already the name of weights of a layer"),
+        ("y = x -> a: (b: relu) -> a.b: relu", "`a.b` is already the name of another layer"),
+        ("y = x -> a: conv(3, 1) -> a.weight: relu", "`a.weight` is already the name of weights"),
+        ("y = x -> relu -> x: conv(3, 1)", "`x` is already the name of an input"),
+    ],
+)  # fmt: skip
+def test_names_of_layers_are_of_the_whole_network(body: str, message: str) -> None:
+    (found,) = refusal(body).diagnostics
+    assert (found.code, found.message) == ("E0202", message)
+
+
+@pytest.mark.parametrize(
     ("call", "meant"),
     [
         ("ConvTranspose2d(4, 2)", ["deconv"]),

@@ -47,3 +47,16 @@ def test_a_wrong_fact_is_seen(tmp_path: Path) -> None:
     facts, faults = run_check(module, module.checks[0])
     assert [fact.holds for fact in facts] == [True]  # the other one is measured all the same
     assert [fault.code for fault in faults] == ["E0220"]
+
+
+def test_a_fact_of_what_has_no_layers_is_refused(tmp_path: Path) -> None:
+    """A value has none of its own, however much leads to it: 0 would hold against any bound."""
+    file = tmp_path / "net.cnn"
+    file.write_text(
+        "model M { input x: f32[N, 3, 9, 9] output y  y = x -> conv(8, 3) -> relu }\n"
+        "check M { params(y) < 10  macs(y) == 0  units(y) == 392  params(to=y) == 224  units == 392 }"
+    )
+    module = open_module(file)
+    facts, faults = run_check(module, module.checks[0])
+    assert [fact.holds for fact in facts] == [True, True]
+    assert [fault.code for fault in faults] == ["E0220"] * 3

@@ -470,6 +470,15 @@ def test_rounding_to_16_bits_is_no_mismatch(target: str, dtype: str) -> None:
         assert outcome.ok, (seed, outcome.worst)
 
 
+def test_a_bound_as_large_as_the_values_shows_nothing(cli: Cli, tmp_path: Path) -> None:
+    """What an instance norm of one place gives is rounding and nothing else."""
+    file = tmp_path / "net.cnn"
+    file.write_text("model M { input x: f32[N, 2, 8, 8]  output y  y = x -> conv(3, 8) -> instance_norm -> relu }")
+    result = cli("verify", file, "--targets", "onnx,numpy")
+    assert "shows nothing: rounding may change all of output `y`" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith(" 0 right, 0 wrong, 0 not supported, 42 show nothing")
+
+
 def test_a_wrong_node_with_a_constant_operand_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "model M { input x: f32[N, 4, 6, 6]  output y  y = x -> relu -> m: mul { id | constant(3) } -> relu }"
     monkeypatch.setitem(onnx_rules._rules, ops.Mul, lambda op, e, *xs: e("Add", *xs))

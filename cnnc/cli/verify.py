@@ -128,8 +128,10 @@ def _print(outcomes: Sequence[Outcome]) -> None:
         table.add_row(outcome.setting.target, outcome.setting.optimiser, *numbers, _verdict(outcome))
     print_table(table)
     wrong, unsupported = sum(not x.ok for x in outcomes), sum(x.unsupported is not None for x in outcomes)
-    right = len(outcomes) - wrong - unsupported
-    click.echo(f"{plural(len(outcomes), 'comparison')}: {right} right, {wrong} wrong, {unsupported} not supported")
+    vague = sum(x.ok and any(agreement.shows_nothing for agreement in x.agreements) for x in outcomes)
+    right = len(outcomes) - wrong - unsupported - vague
+    counts = f"{right} right, {wrong} wrong, {unsupported} not supported" + (f", {vague} show nothing" if vague else "")
+    click.echo(f"{plural(len(outcomes), 'comparison')}: {counts}")
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -138,9 +140,11 @@ def _verdict(outcome: Outcome) -> str:
     if outcome.broken:
         return f"BROKEN: {outcome.broken.message}"
     worst = outcome.worst
-    if worst is None or not worst.mismatch:
-        return "rounding" if worst and worst.error else "exact"
-    return f"MISMATCH: output `{worst.output}` {worst.mismatch}"
+    if worst and worst.mismatch:
+        return f"MISMATCH: output `{worst.output}` {worst.mismatch}"
+    if vague := next((x for x in outcome.agreements if x.shows_nothing), None):
+        return f"shows nothing: rounding may change all of output `{vague.output}`"
+    return "rounding" if worst and worst.error else "exact"
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

@@ -212,6 +212,12 @@ class Application(Lookup):
         params = fresh_params(op, values, prefix)
         for role, param in params.items():
             params[role] = before = self.params.setdefault(param.name, param)
+            owner = self.owners.setdefault(param.name, shared)
+            if before is not param and (owner is None or owner is not shared):
+                message = f"`{param.name}` is already the name of weights of {'a shared block' if owner else 'a layer'}"
+                also = [Label(each.span, "shared here") for each in (owner, shared) if each]
+                self.error("E0202", message, site.place, site.scope, also=also)
+                return None
             if before.type != param.type and shared is not None:
                 needs = f"its first use made `{param.name}` {before.type}, this use needs {param.type}"
                 message = f"shared `{shared.name}`: {needs}"

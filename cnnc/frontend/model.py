@@ -125,6 +125,18 @@ class _Root:
         self.run.defaults = self.defaults
         self.default_spans: dict[str, Span] = {}
 
+    def check_names(self, graph: Graph) -> None:
+        """E0202 for a layer named as an input, another layer or weights: those names are of the whole network."""
+        taken: dict[str, tuple[str, Origin | None]] = {x.name: ("an input", x.origin) for x in graph.inputs}
+        for node in graph.nodes:
+            taken |= {param.name: ("weights", node.origin) for param in node.params.values()}
+        for node in graph.nodes:
+            if node.name in taken and node.origin is not None:
+                what, origin = taken[node.name]
+                also = [Label(origin.span, f"{what} of that name")] if origin else []
+                self.run.error("E0202", f"`{node.name}` is already the name of {what}", node.origin.span, also=also)
+            taken[node.name] = ("another layer", node.origin)
+
     def elaborate(self, model: s.Model, args: Sequence[Given]) -> Elaborated:
         self.scope.frame = Frame(model.name.text)
         target, env = self.resolve(model, args)
@@ -140,6 +152,8 @@ class _Root:
         self.stop_on_errors()
         values = {name.text: value for name, value in outputs if isinstance(value, Input | Node)}
         graph = Graph(model.name.text, tuple(inputs), values, model.doc or target.doc)
+        self.check_names(graph)
+        self.stop_on_errors()
         steps = dict(self.scope.taps())
         named = [(k, b.value) for k, b in env.names.items() if b.kind in ("binding", "input")]
         labels = {name: step.value for name, step in steps.items() if isinstance(step.value, Input | Node)}

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from cnnc.diagnostics import CnncError, Diagnostic, Help, Label, Severity, Span
 from cnnc.frontend.call import CallError
-from cnnc.frontend.scope import POISON, Poison, Scope
+from cnnc.frontend.scope import POISON, Poison, Scope, SharedBlock
 from cnnc.ir.graph import Param
 
 MAX_CALLS = 64
@@ -30,6 +30,8 @@ class Session:
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
         self.params: dict[str, Param] = {}
+        self.owners: dict[str, SharedBlock | None] = {}
+        """The shared block whose parameter one of that name is, None where it is a single layer's."""
         self.defaults: Mapping[str, int] = {}  # of the symbolic dims, to show sizes as numbers
         self.nodes = 0
         self.steps = 0

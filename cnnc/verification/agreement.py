@@ -44,6 +44,7 @@ class Agreement:
     """How one output compares with the reference; `error` and `bound` are relative to its largest value.
 
     `mismatch` says what is wrong with it, '' if nothing is; `worst` is where, unless it has another shape or type.
+    Agreement shows nothing where the bound is as large as the values are: zeros would agree as well.
     """
 
     output: str
@@ -51,6 +52,10 @@ class Agreement:
     bound: float
     mismatch: str = ""
     worst: Place | None = None
+
+    @property
+    def shows_nothing(self) -> bool:
+        return not self.mismatch and self.bound >= 1
 
 
 class Expected:
