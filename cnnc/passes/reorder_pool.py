@@ -48,7 +48,7 @@ def _layer(x: Value, sweep: Sweep) -> Node | None:
             return None
         if isinstance(x.op, LAYERS):
             return x
-        if not isinstance(x.op, EPILOGUE) or len(x.inputs) > 1:
+        if not isinstance(x.op, EPILOGUE) or len(x.inputs) != 1:
             return None
         x = x.inputs[0]
     return None
