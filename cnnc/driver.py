@@ -184,10 +184,17 @@ def _graph(graph: object) -> Graph:
     return graph
 
 
-def _texts(target: str, options: Mapping[str, object]) -> dict[str, str]:
-    """Options as a command line has them, where Python has numbers and truth values too; CnncError E0902 for others."""
+def target_options(target: str, options: Mapping[str, object]) -> dict[str, str]:
+    """Options of a target as a command line has them, where Python has numbers and truth values too; CnncError E0902
+    for others, and for options that it does not have."""
+    from cnnc.target import target as find
+
+    known = find(target).options
     texts: dict[str, str] = {}
     for name, value in options.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {names}"])
         if not isinstance(value, str | int | float | SupportsIndex):
             kind = type(value).__name__
             raise error("E0902", f"option `{name}` of target `{target}` is a text or a number, not of type {kind}")
@@ -230,11 +237,7 @@ def compile(
     from cnnc.target import target as find
 
     _graph(graph)
-    chosen, texts = find(target), _texts(target, options)
-    for name in texts:
-        if name not in chosen.options:
-            known = ", ".join(chosen.options) or "none"
-            raise error("E0902", f"target `{target}` has no option `{name}`", notes=[f"its options: {known}"])
+    chosen, texts = find(target), target_options(target, options)
     names = choose_passes(optimise, passes) if chosen.passes else ()
     given = weights if isinstance(weights, int) else network_of(graph, weights)
 

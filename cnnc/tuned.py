@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -91,7 +92,10 @@ def _text(about: About) -> str:
 
 def _data(path: Path) -> dict[str, Any]:
     """The object that a file holds; ValueError where it is none."""
-    if path.stat().st_size > _MAX_BYTES:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no regular file")
+    if about.st_size > _MAX_BYTES:
         raise ValueError("it is too large")
     try:
         found = json.loads(path.read_bytes())
@@ -117,7 +121,9 @@ def store() -> Store | None:
     """The user's store, to read from; None where there is none, or where others could write to it."""
     cache = chosen()
     found = cache and Store(cache.folder / "tuned")
-    return found if found and found.folder.is_dir() and not Cache(found.folder).refusal() else None
+    with suppress(OSError):  # a folder that this user may not enter
+        return found if found and found.folder.is_dir() and not Cache(found.folder).refusal() else None
+    return None
 
 
 def made_store() -> Store:

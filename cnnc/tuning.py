@@ -152,9 +152,10 @@ def tune(
     with what is known and the seconds that are left.
     CnncErrors as of `cnnc.compile`, and E0610 where nothing can be measured.
     """
+    texts = driver.target_options(TARGET, options or {})
     batch = {name: 1 for x in graph.inputs if x.type.rank for name in symbols(x.type.shape[0])}
     network = driver.optimise(bind(graph, batch), 0, level=optimise, passes=passes).network
-    with cast(Tunable, target(TARGET)).bench(network.graph, options or {}, farm) as bench:
+    with cast(Tunable, target(TARGET)).bench(network.graph, texts, farm) as bench:
         return Search(bench, store, trials, tell).run(time.monotonic() + budget)
 
 

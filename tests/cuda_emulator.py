@@ -120,6 +120,9 @@ class EmulatedDevice:
         self._dynamic_shared = dynamic_shared
         self._memory: list[Array] = []
 
+    def enter(self) -> None:
+        pass
+
     def memory(self, size: int) -> Memory:
         whole = np.full(size + 2 * GUARD + ALIGNMENT, POISON, np.uint8)
         whole = whole[-whole.ctypes.data % ALIGNMENT :][: size + 2 * GUARD]

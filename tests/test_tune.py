@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import threading
 import time
@@ -232,6 +233,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a plan of text": damaged(lambda data: data.update(plan="rows")),
     "none tried": damaged(lambda data: data.update(tried=0)),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
 }  # fmt: skip
 
 
@@ -273,6 +276,17 @@ def test_nobody_else_can_enter_the_store(tmp_path: Path, monkeypatch: pytest.Mon
     assert tuned.store() is None
     with pytest.raises(CnncError, match="E0409"):
         tuned.made_store()
+
+
+def test_a_folder_that_cannot_be_entered_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As of another user; the superuser of a test enters any."""
+    monkeypatch.setenv("CNNC_CACHE", str(tmp_path))
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert tuned.store() is None
 
 
 def test_without_a_cache_there_is_no_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -380,3 +380,10 @@ def test_what_the_command_refuses(store, tmp_path, cli, monkeypatch):
         assert told in done.stderr
     monkeypatch.setenv("CNNC_CACHE", "off")
     assert "error[E0409]" in cli("tune", "lenet5").stderr
+
+
+@pytest.mark.parametrize("option", ["mpcu=znver4", "winograd=maybe", "bf16=1", "tuned=maybe", "linear=f64"])
+def test_options_that_there_are_not(option, store, cli):
+    result = cli("tune", "lenet5", "--dim", "N=1", "-X", option, "--budget", "1s")
+    assert result.exit_code == 2
+    assert "error[E0902]" in result.stderr

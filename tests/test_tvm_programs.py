@@ -535,3 +535,28 @@ def test_an_op_without_a_rule() -> None:
     for target in (CpuTarget(), CudaTarget()):
         with pytest.raises(CnncError, match=r"E0601.*unruled"):
             target.compile(graph, {})
+
+
+def test_a_forked_process_says_that_it_cannot_run_programs() -> None:
+    """One forked before the first run can; after it the threads that loops wait for are missing."""
+    text = """
+import multiprocessing, cnnc, numpy
+graph = cnnc.load("model M { input x: f32[8, 32, 28, 28]  output y  y = x -> conv(32, 3, pad=1) }")
+program, x = cnnc.compile(graph, "cpu"), numpy.ones((8, 32, 28, 28), "float32")
+
+def work(_):
+    try:
+        return program(x=x)["y"].size
+    except cnnc.CnncError as e:
+        return e.diagnostics[0].code
+
+def forked():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.map_async(work, [0]).get(60)[0]
+
+print(forked(), work(0), forked(), work(0))
+"""
+    for threads, last in (("2", "E0626"), ("1", "200704")):
+        env = os.environ | {"TVM_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["200704", "200704", last, "200704"]

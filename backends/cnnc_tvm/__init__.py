@@ -107,6 +107,9 @@ class CpuTarget(Target):
         from cnnc_tvm.instructions import check, stated
 
         cpu = options.get("mcpu", "native")
+        for name in ("winograd", "bf16", "tuned"):
+            _switch(name, options)
+        _element("linear", options)
         if farm is None:
             check(stated(needs(cpu)))
         return bench(graph, cpu, machine(cpu, winograd=_switch("winograd", options)), farm)

@@ -15,18 +15,20 @@ from cnnc.diagnostics import CnncError, error
 from cnnc.ir.types import DType
 from cnnc.memory import ALIGNMENT
 from cnnc.target import numpy_dtype
-from cnnc_tvm.ffi import import_runtime
+from cnnc_tvm.ffi import import_runtime, threads
 from cnnc_tvm.plan import Step
 
 if TYPE_CHECKING:
     from cnnc.target import Array
 
+_process: int | None = None
+"""The process in which programs run."""
 _DTYPES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "uint16"}
 
 
 class CpuDevice:
     """Runs the functions of a shared library. CnncError E0620 without TVM's runtime, E0626 where the system refuses the
-    library."""
+    library, or forked from a process in which programs ran."""
 
     def __init__(self, library: bytes) -> None:
         self._ffi: Any = import_runtime()
@@ -42,6 +44,19 @@ class CpuDevice:
                     help="compile it here; where temporary files may not be executed, TMPDIR=DIR puts them elsewhere",
                 ) from e  # fmt: skip
         self._view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
+
+    def enter(self) -> None:
+        """CnncError E0626 in a process that was forked from one which has run programs: the threads that loops wait for
+        are not in it."""
+        global _process
+        process = os.getpid()
+        if _process is None:
+            _process = process
+        elif _process != process and threads() > 1:
+            raise error(
+                "E0626", "a program for `cpu` has run before this process was forked, without the threads it ran in",
+                help='start processes by `multiprocessing.get_context("spawn")`, or set TVM_NUM_THREADS=1',
+            )  # fmt: skip
 
     def memory(self, size: int) -> Array:
         whole = np.empty(size + ALIGNMENT, np.uint8)

@@ -85,6 +85,9 @@ class CudaDevice:
             raise error("E0625", "this GPU cannot run the program", notes=[e.diagnostics[0].message],
                         help="compile it for this GPU: `--arch sm_NN`") from e  # fmt: skip
 
+    def enter(self) -> None:
+        self._driver.enter()
+
     def memory(self, size: int) -> Memory:
         return Memory.make(self._driver, size)
 
@@ -106,7 +109,6 @@ class CudaDevice:
         return partial(self._read, memory, shape, numpy_dtype(dtype))
 
     def _write(self, memory: Memory, array: Array) -> None:
-        self._driver.enter()
         self._driver("cuMemcpyHtoD_v2", memory.address, c_void_p(array.ctypes.data), c_size_t(array.nbytes))
 
     def _read(self, memory: Memory, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -32,6 +32,9 @@ View = Any
 class Device(Protocol):
     """Where the functions of a plan run."""
 
+    def enter(self) -> None:
+        """To be called before each run, by its thread. CnncError where it cannot run here."""
+
     def memory(self, size: int) -> Memory:
         """That many bytes of memory, which live as long as the value does."""
 
@@ -82,6 +85,7 @@ class TvmProgram(Program):
 
     def run(self, inputs: dict[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         with self._lock:  # the scratch memory is one
+            self._device.enter()
             frame = self._filled(inputs, dims)
             for call in frame.calls:
                 call()
