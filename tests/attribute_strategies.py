@@ -64,7 +64,7 @@ def dependent(draw: Draw, cls: type[Op], operands: Sequence[TensorType]) -> dict
             return _deconv(draw, x)
         case "unpool":
             kernel = tuple(draw(st.integers(1, min(3, size(x, axis)))) for axis in (2, 3))
-            return {"kernel": kernel, "stride": draw(_pair(st.integers(1, 3)))}
+            return {"kernel": kernel, "stride": draw(_pair(st.integers(1, 4)))}
         case "concat":
             return {} if all(y.shape == x.shape for y in operands) else {"axis": 1}
         case "resize":

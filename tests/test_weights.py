@@ -247,6 +247,14 @@ def test_everything_wrong_is_listed_at_once():
     assert diagnostic.help.text == "`conv1.wieght` may be what the graph calls `conv1.weight`"
 
 
+def test_a_tensor_is_taken_for_one_parameter_alone():
+    given = weights.init(SMALL, 0)
+    given["bn1.gamma"], given["bn1.beta"] = given.pop("bn1.weight"), given.pop("bn1.bias")
+    with pytest.raises(CnncError) as caught:
+        weights.check(given, SMALL, "the weights")
+    assert caught.value.diagnostics[0].help.text == "`bn1.beta` may be what the graph calls `bn1.bias`"
+
+
 def test_missing_without_a_likely_name():
     given = weights.init(SMALL)
     del given["bn1.running_mean"]

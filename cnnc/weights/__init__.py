@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -27,6 +27,8 @@ __all__ = ["Warn", "check", "from_bytes", "init", "load", "save", "to_bytes"]
 
 _GUESSES: Final = 20
 """For how many missing parameters a renaming is sought: comparing all names with all takes too long."""
+_CLOSE: Final = 0.6
+"""How alike their names are at least: 1 is the same."""
 
 
 Warn: TypeAlias = Callable[[Diagnostic], None]
@@ -153,10 +155,17 @@ def _convertible(kind: str, param: Param) -> bool:
 
 
 def _renamed(missing: list[Param], extra: Mapping[str, Stored]) -> Help | None:
-    """What the missing may be called instead: the unexpected tensor of the same shape with the closest name."""
-    guesses = []
+    """What the missing may be called instead: unexpected tensors of the same shapes, each for the one with the closest
+    name."""
+    close: list[tuple[float, str, str]] = []
     for param in missing[:_GUESSES]:
         same = [name for name, tensor in extra.items() if tensor.shape == param.type.shape][: 10 * _GUESSES]
-        close = get_close_matches(param.name, same, 1)
-        guesses += [f"`{name}` may be what the graph calls `{param.name}`" for name in close]
+        close += [(SequenceMatcher(None, name, param.name).ratio(), param.name, name) for name in same]
+    guessed: dict[str, str] = {}
+    for ratio, wanted, name in sorted(close, reverse=True):
+        if ratio >= _CLOSE and wanted not in guessed and name not in guessed.values():
+            guessed[wanted] = name
+    guesses = [
+        f"`{guessed[x.name]}` may be what the graph calls `{x.name}`" for x in missing[:_GUESSES] if x.name in guessed
+    ]
     return Help("\n".join(guesses)) if guesses else None
