@@ -382,6 +382,7 @@ def test_names_of_layers_are_of_the_whole_network(body: str, message: str) -> No
         ("swish", ["silu"]),
         ("conv(4, 3, padding=1, stride=2)", ["pad", "s"]),
         ("conv(4, kernel_size=3)", ["k"]),
+        ("conv(4, 3, bias=False)", ["false"]),
     ],
 )
 def test_words_of_other_frameworks_lead_to_ours(call: str, meant: list[str]) -> None:

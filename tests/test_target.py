@@ -17,6 +17,7 @@ from cnnc.ir.graph import Graph, Input, Node
 from cnnc.ir.types import TensorType
 from cnnc.target import Program, Status, Target, ports
 from conftest import Cli
+from numerics import random_weights
 
 if TYPE_CHECKING:
     from cnnc.target import Array, Weights
@@ -99,6 +100,18 @@ def test_an_input_may_be_a_single_number(target: str) -> None:
     program = cnnc.compile(Graph("M", (x,), {"y": Node.make(ops.Abs(), x, name="y")}), target)
     y = program(x=np.float32(-3))["y"]
     assert (y.shape, y) == ((), 3)
+
+
+@pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])
+def test_weights_that_change_later_change_no_program(target: str) -> None:
+    """Training may go on with the arrays; some are in new ones by then, others not."""
+    graph = cnnc.load("model M { input x: f32[N, 3, 8, 8]  output y  y = x -> conv(4, 3) -> bn -> relu -> conv(2, 1) }")
+    weights, x = random_weights(graph), np.ones((1, 3, 8, 8), np.float32)
+    program = cnnc.compile(graph, target, weights)
+    before = program(x=x)["y"]
+    for array in weights.values():
+        array *= 2
+    np.testing.assert_array_equal(program(x=x)["y"], before)
 
 
 @pytest.mark.parametrize("target", ["numpy", "torch", "onnx", "cpu"])

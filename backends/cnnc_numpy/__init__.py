@@ -28,7 +28,7 @@ class NumpyTarget(Target):
     def compile(self, graph: Graph, weights: Weights, **options: str) -> NumpyProgram:
         from cnnc_numpy.program import NumpyProgram
 
-        return NumpyProgram(graph, weights)
+        return NumpyProgram(graph, {name: array.copy() for name, array in weights.items()})
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> NumpyProgram:
         from cnnc_numpy.program import NumpyProgram

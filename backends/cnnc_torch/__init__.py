@@ -33,7 +33,7 @@ class TorchTarget(Target):
     def compile(self, graph: Graph, weights: Weights, **options: str) -> TorchProgram:
         from cnnc_torch.program import TorchProgram
 
-        return TorchProgram(graph, weights)
+        return TorchProgram(graph, {name: array.copy() for name, array in weights.items()})
 
     def load(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> TorchProgram:
         from cnnc_torch.program import TorchProgram

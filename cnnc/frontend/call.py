@@ -120,6 +120,8 @@ def _as_arguments(cls: type[Op], args: Sequence[Given]) -> Diagnostic:
 def suggest(name: str, names: Sequence[str]) -> str | None:
     """ "did you mean ...?", where something is close: but for case and underscores, by another framework's word for it,
     or by its letters."""
+    if name in ("True", "False"):
+        return f"did you mean `{name.lower()}`?"
     plain = _letters(name)
     same = [x for x in names if _letters(x) == plain]
     known = [x for x in names if x == _ELSEWHERE.get(plain)]
