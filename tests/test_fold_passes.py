@@ -465,6 +465,17 @@ def test_what_is_scaled_down_and_up_again_is_not_lost() -> None:
     assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
+def test_weights_that_have_decayed_to_nothing_keep_no_others_apart() -> None:
+    before = load("y = x -> conv(6, 3, bias=false) -> bn")
+    weights = random_weights(before)
+    weights["0.weight"][1] = 1e-40
+    weights["0.weight"][:, 2] = 3e-38
+    weights["1.weight"][3] = 0
+    after, reasons = run(before, "fold_batch_norm", weights)
+    assert ops_of(after) == ["conv"]
+    assert not reasons
+
+
 def test_a_bias_that_would_be_infinite_stays_where_it_is() -> None:
     before = load("y = x -> c: conv(4, 3) -> n: mul { id | constant(2) }")
     weights = {**random_weights(before), "c.bias": np.full(4, 3e38, np.float32)}

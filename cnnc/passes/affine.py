@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from cnnc.passes.engine import Array
 
 Layer: TypeAlias = ops.Conv | ops.Deconv | ops.Linear
-TINY = 2.0**-126
-"""What is smaller has fewer bits in f32, or none: to compute with it instead of larger numbers may lose a result."""
+SMALL = 2.0**-100
+"""Where all numbers are smaller than this, some that matter may have few bits in f32, or none. Among larger ones they
+do not: trained weights that have decayed to almost nothing are common."""
 AFFINES = (ops.BatchNorm, ops.Scale, ops.Mul, ops.Add, ops.Sub, ops.Div)
 """Ops that can be an affine per channel."""
 
@@ -98,14 +99,13 @@ def scaled(layer: Node, factor: Array, sweep: Sweep) -> Array:
     """The weights of a layer times `factor`, which has their rank, as they are stored in f32.
 
     The products are computed in float64 a few at a time: a network has more weights than fit in a cache. Refusal where
-    one is too small for f32.
+    all are too small for f32.
     """
     import numpy as np
 
     weight = sweep.weights[layer.params["weight"].name]
     product = np.multiply(weight, factor, out=np.empty_like(weight), casting="same_kind")
-    small = np.abs(product) < TINY
-    if small.any() and (small & (weight != 0) & (factor != 0)).any():
+    if product.min() > -SMALL and product.max() < SMALL and weight.any() and np.any(factor):
         raise Refusal(f"the new weights of `{layer.name}` would be too small for f32")
     return product
 
@@ -138,12 +138,12 @@ def refit(op: Layer, layer: Node, inputs: tuple[Value, ...], weight: Array, bias
 
 
 def check_finite(node: Node, *arrays: Array) -> None:
-    """Refusal unless what is to be new parameters in the place of a node's is finite in f32, and in full precision."""
+    """Refusal unless what is to be new parameters in the place of a node's is finite in f32, and not all too small."""
     import numpy as np
 
     for array in arrays:
         stored = np.asarray(array, np.float32)
-        if array.dtype == np.float64 and ((np.abs(array) < TINY) & (array != 0)).any():
+        if array.dtype == np.float64 and 0 < np.abs(array).max() < SMALL:
             raise Refusal(f"the new weights of `{node.name}` would be too small for f32")
         total = np.add.reduce(stored, axis=None)  # a finite one is quicker to find, and has finite terms alone
         if not np.isfinite(total) and not np.isfinite(stored).all():
