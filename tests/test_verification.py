@@ -242,6 +242,9 @@ def test_a_pass_that_breaks_down_hides_nothing_else(
     assert [row[3] for row in rows if "rounding" in row and "without" in row] == ["reorder_pool"]
     assert result.stderr.count("error[E0999]") == 1
     assert "pass `reorder_pool` breaks down, compiled for numpy, reorder_pool" in result.stderr
+    assert "`cnnc compile MODEL -t numpy -O0 --passes reorder_pool --debug` shows the trace" in result.stderr
+    traced = cli("compile", file, "-t", "numpy", "-O0", "--passes", "reorder_pool", "--debug", "-o", "net.cnnp")
+    assert traced.exit_code == 70
 
 
 def test_a_mismatch_on_the_command_line(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

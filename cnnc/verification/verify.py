@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cnnc import driver
-from cnnc.diagnostics import CnncError, Diagnostic, internal
+from cnnc.diagnostics import CnncError, Diagnostic, Help, internal
 from cnnc.ir.graph import Graph, Node
 from cnnc.target import target
 from cnnc.verification.agreement import Agreement, Expected
@@ -65,7 +65,7 @@ class Verification:
             if e.diagnostics[0].code != "E0601":  # an op without a rule: passes may replace it
                 self._refusals[setting.target] = e
             return Outcome(setting, (), e)
-        except Exception as e:
+        except Exception as e:  # a fault of cnnc in one setting: the others are to be seen too
             return Outcome(setting, (), broken=internal(e))
 
     def breakdown(self, outcome: Outcome) -> tuple[str, Diagnostic]:
@@ -75,7 +75,9 @@ class Verification:
         culprit = setting.passes[-1] if setting.passes else setting.target
         what = f"pass `{culprit}`" if setting.passes else f"target `{culprit}`"
         notes = (f"{what} breaks down, compiled for {outcome.setting}", *outcome.broken.notes)
-        return culprit, replace(outcome.broken, notes=notes)
+        how = f"-t {setting.target} -O0" + (f" --passes {','.join(setting.passes)}" if setting.passes else "")
+        help = Help(f"`cnnc compile MODEL {how} --debug` shows the trace of what breaks down while compiling")
+        return culprit, replace(outcome.broken, notes=notes, help=help)
 
     def locate(self, outcome: Outcome) -> Fault:
         """What is at fault in an outcome that is not ok: the pass or the target, and the first wrong node."""
